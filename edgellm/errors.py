@@ -1,0 +1,100 @@
+"""What can go wrong, as a tree. Only `edgellm.cli` prints these and picks the exit status.
+
+EdgeError
+  UsageError            an argument or option that cannot be used
+  FormatError           a file from outside breaks its format
+    UnsupportedError    the file is sound, but holds something edgellm doesn't run
+  TemplateError         a chat template fails, or exceeds its limits
+  FitError              the model doesn't fit this machine
+  PluginError           a plugin is missing, broken or misspells a hook
+  BackendError          a backend can't compile or run
+  ContextError          a prompt is longer than the context
+  BusyError             the queue is full
+  LinkError             the line to a device
+    LocalProtocolError  we broke the link's rules: a bug here
+    RemoteProtocolError the peer broke them
+"""
+
+from __future__ import annotations
+
+
+class EdgeError(Exception):
+    """Base of every error that edgellm raises on purpose; its text is one line for the user."""
+
+    exit_status = 1
+
+
+class UsageError(EdgeError):
+    """An argument or option cannot be used as given."""
+
+    exit_status = 2
+
+
+class FormatError(EdgeError):
+    """A file breaks its format: which file, which field, what it holds, what would be allowed."""
+
+    exit_status = 5
+
+    def __init__(self, file: object, field: str, value: object, allowed: str) -> None:
+        self.file, self.field, self.value, self.allowed = str(file), field, value, allowed
+        shown = repr(value)
+        if len(shown) > 80:
+            shown = shown[:77] + "..."
+        super().__init__(f"{self.file}: {field} is {shown}; {allowed}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.file, self.field, self.value, self.allowed)
+
+
+class UnsupportedError(FormatError):
+    """The file is sound, but asks for an architecture, key, tensor or type that isn't supported."""
+
+
+class TemplateError(EdgeError):
+    """A chat template cannot be compiled or rendered within its limits."""
+
+
+class FitError(EdgeError):
+    """The model doesn't fit into this machine's memory."""
+
+    exit_status = 3
+
+
+class PluginError(EdgeError):
+    """A plugin is missing, fails to load, or implements a hook that doesn't exist."""
+
+    def __init__(self, plugin: str, message: str) -> None:
+        self.plugin = plugin
+        super().__init__(f"plugin {plugin!r}: {message}")
+
+
+class BackendError(EdgeError):
+    """A backend cannot compile or run the model."""
+
+
+class ContextError(EdgeError):
+    """A prompt needs more tokens than the context holds."""
+
+
+class BusyError(EdgeError):
+    """The queue is full; `place` is where the request would stand, `retry_ms` when to ask again."""
+
+    exit_status = 7
+
+    def __init__(self, place: int, retry_ms: int) -> None:
+        self.place, self.retry_ms = place, retry_ms
+        super().__init__(f"busy: {place} requests are waiting; ask again in {retry_ms} ms")
+
+
+class LinkError(EdgeError):
+    """The line to a device failed."""
+
+    exit_status = 6
+
+
+class LocalProtocolError(LinkError):
+    """We broke the rules of the link: a bug here, never the peer's fault."""
+
+
+class RemoteProtocolError(LinkError):
+    """The peer broke the rules of the link."""

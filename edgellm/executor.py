@@ -1,0 +1,78 @@
+"""The contract between the scheduler and whatever runs the model: Backend and Executor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from edgellm.checkpoint import Checkpoint
+    from edgellm.config import Config
+
+Progress = Callable[[str, int, int], None]
+"""Called as `progress(what, done, total)` while loading or compiling."""
+
+
+class Executor(Protocol):
+    """Runs one model over a fixed number of slots, each the key-value memory of one sequence.
+
+    Not thread-safe: the scheduler calls it from one worker thread. A sequence's logits don't depend
+    on the other sequences in the same step, nor on how its prompt was cut into chunks.
+    """
+
+    config: Config
+    context: int
+    """Positions that a slot holds."""
+    slots: int
+    chunk: int
+    """The largest number of tokens that one `prefill` call should be given for prompt turn-taking."""
+
+    def step(
+        self, tokens: Sequence[int], slots: Sequence[int], positions: Sequence[int]
+    ) -> NDArray[np.float32]:
+        """Feed one token to each of several sequences; returns logits (len(tokens), vocab).
+
+        `tokens[i]` enters slot `slots[i]` at `positions[i]`; slots are distinct. Positions below it
+        in that slot must have been filled before; those above are forgotten.
+        """
+
+    def prefill(
+        self, tokens: Sequence[int], slot: int, position: int, every: bool = False
+    ) -> NDArray[np.float32]:
+        """Feed several tokens to one slot from `position` on.
+
+        Returns the logits after the last token, (vocab,), or after every one, (len(tokens), vocab).
+        Any number of tokens that fits the context is accepted.
+        """
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Copy the first `length` positions of slot `source` into slot `target`."""
+
+    def close(self) -> None:
+        """Free the model's memory; the executor can't be used afterwards."""
+
+
+class Backend(Protocol):
+    """One kind of device that can run models."""
+
+    name: str
+
+    def probe(self) -> str | None:
+        """Say in one line what was found ("AMD EPYC, 2 cores, AVX2"), or None if it can't run."""
+
+    def open(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        context: int,
+        slots: int = 1,
+        exact: bool = False,
+        progress: Progress | None = None,
+    ) -> Executor:
+        """Load the checkpoint's weights, compile its steps and return what runs them.
+
+        `exact` computes in float32 over exactly dequantised weights: the reference.
+        """
