@@ -1,4 +1,4 @@
-"""Config: everything about a model that its forward pass needs to know, whatever file it came from."""
+"""Config: everything about a model that its forward pass needs to know, whatever its file."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Yarn:
 class Rope:
     """One table of rotary positions (Su et al. 2021, arXiv:2104.09864).
 
-    Frequency i of dim/2 is theta**(-2i/dim) / factors[i] / scale, blended by `yarn` if given; cos and
-    sin are multiplied by `magnitude`.
+    Frequency i of dim/2 is theta**(-2i/dim) / factors[i] / scale, blended by `yarn` if given; cos
+    and sin are multiplied by `magnitude`.
     """
 
     dim: int

@@ -28,7 +28,7 @@ class Executor(Protocol):
     """Positions that a slot holds."""
     slots: int
     chunk: int
-    """The largest number of tokens that one `prefill` call should be given for prompt turn-taking."""
+    """The most tokens that one `prefill` call should be given where others wait for their turn."""
 
     def step(
         self, tokens: Sequence[int], slots: Sequence[int], positions: Sequence[int]

@@ -10,7 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 DEFAULT_ORDER = (
-    "logit_bias", "penalties", "dry", "top_k", "typ_p", "top_p", "min_p", "temperature",
+    "logit_bias",
+    "penalties",
+    "dry",
+    "top_k",
+    "typ_p",
+    "top_p",
+    "min_p",
+    "temperature",
 )
 
 
@@ -42,7 +49,7 @@ class Sampling:
 
 
 class Filter(Protocol):
-    """One link of the chain: gives tokens up (−inf) or reshapes their logits."""
+    """One link of the chain: gives tokens up (minus infinity) or reshapes their logits."""
 
     def apply(self, logits: NDArray[np.float32], history: Sequence[int]) -> NDArray[np.float32]:
         """New logits (vocab,) given the tokens so far, the prompt's included; may work in place."""

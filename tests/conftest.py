@@ -1,0 +1,17 @@
+"""Fixtures that every test may use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "fixtures"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Reference data that isn't ours to ship; tests that need it are skipped where it's absent."""
+    if not SHARED.is_dir():
+        pytest.skip("the reference data beside the project is not here")
+    return SHARED
