@@ -1,0 +1,119 @@
+"""Finds the C compiler that turns tinygrad's kernels into machine code, and a cache to keep them.
+
+tinygrad runs the program named by CC as clang: C on standard input, an ELF object on standard
+output. gcc won't do, for it knows no `ext_vector_type`. Where the system has no clang, the one inside
+the `ziglang` wheel serves: `zig clang` is clang itself, without zig's own driver around it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from edgellm.errors import BackendError
+
+REMEDY = "install clang, or: pip install 'edgellm[compiler]'"
+
+# tinygrad's loader knows the relocation of a call, but on Arm not that of a jump to a function.
+FLAGS = ("-fno-optimize-sibling-calls",)
+
+TARGETS = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "arm64", "arm64": "arm64"}
+
+PROBE = """typedef float float4 __attribute__((aligned(16),ext_vector_type(4)));
+void probe(float4* restrict out, float4* restrict in) { *out = *in + *in; }
+"""
+
+
+def candidates() -> list[tuple[str, ...]]:
+    """Commands that may be a clang, best first: CC, clang on the PATH, the ziglang wheel's."""
+    found: list[tuple[str, ...]] = []
+    words = shlex.split(os.environ.get("CC", ""))
+    if words and not Path(words[0]).is_relative_to(cache_folder()):  # not a wrapper of ours
+        found.append(tuple(words))
+    found.append(("clang",))
+    # `find_spec` doesn't import: the package's own start-up code never runs.
+    if (spec := importlib.util.find_spec("ziglang")) and spec.origin:
+        found.append((str(Path(spec.origin).with_name("zig")), "clang"))
+    resolved = ((shutil.which(command[0]), command) for command in found)
+    return [(path, *command[1:]) for path, command in resolved if path]
+
+
+def works(command: tuple[str, ...]) -> bool:
+    """Whether a command compiles as tinygrad asks clang to."""
+    machine = platform.machine().lower()
+    target = TARGETS.get(machine, machine)
+    flags = f"-c -x c -O2 -fPIC -ffreestanding -nostdlib --target={target}-none-unknown-elf - -o -"
+    try:
+        done = subprocess.run(
+            [*command, *FLAGS, *flags.split()], input=PROBE.encode(), capture_output=True, timeout=60
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0 and done.stdout.startswith(b"\x7fELF")
+
+
+def machine_key(command: tuple[str, ...]) -> str:
+    """Names the processor and the compiler: objects made by one for another may not run here.
+
+    A home directory can move between boards, and kernels are compiled for the very processor.
+    """
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        lines = [platform.processor()]
+    # One core's description; on a big.LITTLE board the cores differ, so every distinct line counts.
+    words = ("model name", "flags", "features", "cpu part", "cpu implementer", "cpu variant")
+    processor = sorted({line for line in lines if line.lower().startswith(words)})
+    binary = os.stat(command[0])
+    identity = [platform.machine(), *processor, *command, *FLAGS]
+    identity += [str(binary.st_size), str(binary.st_mtime_ns)]
+    return hashlib.sha256("\n".join(identity).encode()).hexdigest()[:16]
+
+
+def cache_folder() -> Path:
+    """Where compiled kernels are kept: CACHE_DIRECTORY (systemd), XDG_CACHE_HOME or ~/.cache."""
+    if service := os.environ.get("CACHE_DIRECTORY"):
+        return Path(service.split(":")[0])
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgellm"
+
+
+def find_compiler() -> Path:
+    """An executable that takes clang's arguments, in the folder where its kernels are cached.
+
+    Raises BackendError, with the remedy, if there is no clang of any kind.
+    """
+    for command in candidates():
+        folder = cache_folder() / f"cpu-{machine_key(command)}"
+        wrapper = folder / "cc"
+        script = f'#!/bin/sh\nexec {shlex.join([*command, *FLAGS])} "$@"\n'
+        if wrapper.is_file() and wrapper.read_text() == script:
+            return wrapper  # written only after the command had been tried
+        if works(command):
+            folder.mkdir(parents=True, exist_ok=True)
+            draft = folder / f"cc.{os.getpid()}"
+            draft.write_text(script)
+            draft.chmod(0o755)
+            draft.replace(wrapper)  # at once, so that no other process runs half a script
+            return wrapper
+    raise BackendError(f"the CPU backend needs clang to compile kernels; {REMEDY}")
+
+
+def prepare() -> None:
+    """Point tinygrad at the compiler and its cache; to be called before tinygrad is imported.
+
+    Sets CC, CACHEDB, DEV and PARALLEL in the environment, the only interface that tinygrad has for
+    them. Raises BackendError as `find_compiler` does.
+    """
+    compiler = find_compiler()
+    os.environ["CC"] = str(compiler)
+    os.environ["DEV"] = "CPU"
+    os.environ["PARALLEL"] = "0"  # no pool of compiling processes: each costs a board 40 MB and more
+    if "tinygrad" not in sys.modules:
+        os.environ.setdefault("CACHEDB", str(compiler.with_name("kernels.db")))

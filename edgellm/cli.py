@@ -1,0 +1,93 @@
+"""The command line: picks the verb, and turns errors into one line and an exit status."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import signal
+import sys
+
+from edgellm import __version__
+from edgellm.errors import EdgeError
+
+# Each verb is a module of edgellm.commands, imported only when it is called.
+VERBS = {
+    "chat": "talk with a model at this terminal",
+    "run": "answer one prompt, on standard output",
+    "serve": "answer on serial lines and sockets",
+    "info": "show what is in a model file",
+    "plugins": "list the plugins that are installed",
+    "bench": "measure speed and memory",
+}
+
+EPILOG = """\
+examples:
+  edgellm chat                              talk with the built-in model
+  edgellm chat model.gguf                   talk with a model of yours
+  echo "turn on the lamp" | edgellm run     one question, one answer
+  edgellm serve --channel serial:///dev/ttyACM0?baud=115200 --channel tcp://127.0.0.1:7070
+
+`edgellm VERB --help` tells more about a verb.
+exit status: 0 done, 1 failed, 2 wrong usage, 3 doesn't fit into memory, 5 damaged or unsupported
+  file, 6 line lost, 7 busy, 130 interrupted
+environment: EDGELLM_PLUGINS=a,b loads only these plugins, EDGELLM_TRACE=1 shows their calls,
+  EDGELLM_DEBUG=1 shows where an error came from
+"""
+
+
+def parser(verb: str | None = None) -> argparse.ArgumentParser:
+    """The argument parser; only `verb`'s options are filled in, for the others aren't imported."""
+    top = argparse.ArgumentParser(
+        prog="edgellm",
+        description="Language models on small machines: at the terminal, on a socket, on a wire.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    top.add_argument("--version", action="version", version=f"edgellm {__version__}")
+    top.add_argument("--debug", action="store_true", help="show where an error came from")
+    verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for name, summary in VERBS.items():
+        sub = verbs.add_parser(
+            name,
+            help=summary,
+            description=summary[0].upper() + summary[1:] + ".",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        if name == verb:
+            sub.add_argument(
+                "--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
+            )
+            importlib.import_module(f"edgellm.commands.{name}").arguments(sub)
+    return top
+
+
+def run(argv: list[str]) -> int:
+    """Run one command line; returns the exit status. Prints nothing but the verb's own output."""
+    verb = next((word for word in argv if not word.startswith("-")), None)
+    options = parser(verb).parse_args(argv)
+    if options.debug:
+        os.environ["EDGELLM_DEBUG"] = "1"
+    command = importlib.import_module(f"edgellm.commands.{options.verb}")
+    status: int = command.main(options)
+    sys.stdout.flush()
+    return status
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The `edgellm` command: `run`, with what goes wrong told on standard error."""
+    try:
+        return run(sys.argv[1:] if argv is None else argv)
+    except EdgeError as error:
+        if os.environ.get("EDGELLM_DEBUG"):
+            raise
+        print(f"edgellm: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        # The reader of our output has gone. Python would complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE

@@ -1,0 +1,37 @@
+"""edgellm plugins: what is installed, of which kind, and what it hooks into."""
+
+from __future__ import annotations
+
+import argparse
+
+from edgellm import plugins
+from edgellm.hookspecs import KINDS
+
+EPILOG = """\
+examples:
+  edgellm plugins
+  edgellm plugins --kind channel --json
+  EDGELLM_PLUGINS=cpu,bpe,console edgellm plugins
+"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = EPILOG
+    parser.add_argument("--kind", choices=list(KINDS), help="only plugins of this kind")
+    parser.add_argument("--json", action="store_true", help="print a JSON list")
+
+
+def main(options: argparse.Namespace) -> int:
+    kinds = [options.kind] if options.kind else list(KINDS)
+    listed = [about for kind in kinds for about in plugins.describe(kind)]
+    if options.json:
+        import json
+
+        print(json.dumps([about.__dict__ for about in listed], indent=2))
+        return 0
+    rows = [("NAME", "VERSION", "KIND", "HOOKS")]
+    rows += [(about.name, about.version, about.kind, ", ".join(about.hooks)) for about in listed]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    for row in rows:
+        print("  ".join([*(text.ljust(width) for text, width in zip(row, widths, strict=False)), row[3]]))
+    return 0
