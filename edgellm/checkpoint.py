@@ -17,13 +17,21 @@ if TYPE_CHECKING:
 class StoredTensor(Protocol):
     """A tensor in a file, read only when asked."""
 
-    name: str
-    """GGUF's name (`blk.0.attn_q.weight`), whatever the file calls it."""
-    shape: tuple[int, ...]
-    """Row-major: (out, in) for a matrix. GGUF lists dimensions the other way round."""
-    type: str
-    """"F32", "BF16", "Q4_K", …"""
-    nbytes: int
+    @property
+    def name(self) -> str:
+        """GGUF's name (`blk.0.attn_q.weight`), whatever the file calls it."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Row-major: (out, in) for a matrix. GGUF lists dimensions the other way round."""
+
+    @property
+    def type(self) -> str:
+        """ "F32", "BF16", "Q4_K", …"""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the file."""
 
     def float32(self) -> NDArray[np.float32]:
         """The exactly dequantised values, of `shape`."""
