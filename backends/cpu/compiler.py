@@ -1,7 +1,7 @@
 """Finds the C compiler that turns tinygrad's kernels into machine code, and a cache to keep them.
 
 tinygrad runs the program named by CC as clang: C on standard input, an ELF object on standard
-output. gcc won't do, for it knows no `ext_vector_type`. Where the system has no clang, the one inside
+output. gcc won't do, for it knows no `ext_vector_type`. Where the system has no clang, the one in
 the `ziglang` wheel serves: `zig clang` is clang itself, without zig's own driver around it.
 """
 
@@ -23,6 +23,8 @@ REMEDY = "install clang, or: pip install 'edgellm[compiler]'"
 
 # tinygrad's loader knows the relocation of a call, but on Arm not that of a jump to a function.
 FLAGS = ("-fno-optimize-sibling-calls",)
+
+PROCESSOR_FILE = Path("/proc/cpuinfo")
 
 TARGETS = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "arm64", "arm64": "arm64"}
 
@@ -52,7 +54,10 @@ def works(command: tuple[str, ...]) -> bool:
     flags = f"-c -x c -O2 -fPIC -ffreestanding -nostdlib --target={target}-none-unknown-elf - -o -"
     try:
         done = subprocess.run(
-            [*command, *FLAGS, *flags.split()], input=PROBE.encode(), capture_output=True, timeout=60
+            [*command, *FLAGS, *flags.split()],
+            input=PROBE.encode(),
+            capture_output=True,
+            timeout=60,
         )
     except (OSError, subprocess.TimeoutExpired):
         return False
@@ -65,7 +70,7 @@ def machine_key(command: tuple[str, ...]) -> str:
     A home directory can move between boards, and kernels are compiled for the very processor.
     """
     try:
-        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+        lines = PROCESSOR_FILE.read_text(errors="replace").splitlines()
     except OSError:
         lines = [platform.processor()]
     # One core's description; on a big.LITTLE board the cores differ, so every distinct line counts.
@@ -92,17 +97,27 @@ def find_compiler() -> Path:
     for command in candidates():
         folder = cache_folder() / f"cpu-{machine_key(command)}"
         wrapper = folder / "cc"
-        script = f'#!/bin/sh\nexec {shlex.join([*command, *FLAGS])} "$@"\n'
-        if wrapper.is_file() and wrapper.read_text() == script:
+        if wrapper.is_file():
             return wrapper  # written only after the command had been tried
+        script = f'#!/bin/sh\nexec {shlex.join([*command, *FLAGS])} "$@"\n'
         if works(command):
-            folder.mkdir(parents=True, exist_ok=True)
-            draft = folder / f"cc.{os.getpid()}"
-            draft.write_text(script)
-            draft.chmod(0o755)
-            draft.replace(wrapper)  # at once, so that no other process runs half a script
+            _write_program(wrapper, script)
             return wrapper
     raise BackendError(f"the CPU backend needs clang to compile kernels; {REMEDY}")
+
+
+def _write_program(path: Path, text: str) -> None:
+    """Put an executable script at `path` at once, so that no other process runs half of it."""
+    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_text(text)
+        draft.chmod(0o755)
+        draft.replace(path)
+    except OSError as error:
+        raise BackendError(
+            f"cannot write {path}: {error.strerror}; set XDG_CACHE_HOME to a folder that can be"
+        ) from error
 
 
 def prepare() -> None:
@@ -114,6 +129,8 @@ def prepare() -> None:
     compiler = find_compiler()
     os.environ["CC"] = str(compiler)
     os.environ["DEV"] = "CPU"
-    os.environ["PARALLEL"] = "0"  # no pool of compiling processes: each costs a board 40 MB and more
+    os.environ["PARALLEL"] = (
+        "0"  # no pool of compiling processes: each costs a board 40 MB and more
+    )
     if "tinygrad" not in sys.modules:
         os.environ.setdefault("CACHEDB", str(compiler.with_name("kernels.db")))

@@ -33,5 +33,9 @@ def main(options: argparse.Namespace) -> int:
     rows += [(about.name, about.version, about.kind, ", ".join(about.hooks)) for about in listed]
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     for row in rows:
-        print("  ".join([*(text.ljust(width) for text, width in zip(row, widths, strict=False)), row[3]]))
+        print(
+            "  ".join(
+                [*(text.ljust(width) for text, width in zip(row, widths, strict=False)), row[3]]
+            )
+        )
     return 0

@@ -1,0 +1,171 @@
+"""Options that several verbs share, spelled as llama.cpp's users know them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+
+from edgellm.errors import UsageError
+from edgellm.sampling import Sampling
+
+
+def model(parser: argparse.ArgumentParser) -> None:
+    """Which model, and how it is run."""
+    parser.add_argument(
+        "model",
+        nargs="?",
+        metavar="MODEL",
+        help="a GGUF file or a Hugging Face folder; without one, the built-in model",
+    )
+    parser.add_argument("-m", "--model", dest="model_option", metavar="MODEL", help="the same")
+    parser.add_argument(
+        "-c", "--ctx-size", type=positive, metavar="N", help="tokens that a conversation may hold"
+    )
+    parser.add_argument(
+        "--exact", action="store_true", help="float32 and exact dequantisation: the slow reference"
+    )
+
+
+def model_path(options: argparse.Namespace) -> str | None:
+    """The model that was asked for, or None for the built-in one."""
+    path: str | None = options.model_option or options.model
+    if options.model_option and options.model and options.model_option != options.model:
+        raise UsageError(f"two models: {options.model!r} and {options.model_option!r}; give one")
+    if path is not None and not Path(path).exists():
+        raise UsageError(f"{path}: no such file or folder; give a GGUF file or a model's folder")
+    return path
+
+
+def positive(text: str) -> int:
+    """An argument type: a whole number from 1 on."""
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+def tokens(text: str) -> int:
+    """An argument type: a number of tokens; -1 is as many as fit."""
+    number = int(text)
+    if number < -1:
+        raise ValueError
+    return number
+
+
+def bias(text: str) -> tuple[int, float]:
+    """An argument type: TOKEN+BIAS or TOKEN-BIAS, a token id and what is added to its logit."""
+    for sign in "+-":
+        token, found, amount = text.partition(sign)
+        if found:
+            return int(token), float(sign + amount)
+    raise ValueError
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """An argument type: names, separated by semicolons."""
+    return tuple(name.strip() for name in text.split(";") if name.strip())
+
+
+# (flags, field of Sampling, type, metavar, help); the default shown is Sampling's own.
+_FLAGS: tuple[tuple[tuple[str, ...], str, Callable[[str], object], str, str], ...] = (
+    (("--temp", "--temperature"), "temperature", float, "T", "0 takes the likeliest token"),
+    (("--top-k",), "top_k", int, "N", "only the N likeliest tokens; 0: all"),
+    (("--top-p",), "top_p", float, "P", "only the likeliest that together reach P; 1: all"),
+    (("--min-p",), "min_p", float, "P", "only tokens at least P times as likely as the likeliest"),
+    (("--typical", "--typical-p"), "typical_p", float, "P", "locally typical sampling; 1: off"),
+    (("--repeat-penalty",), "repeat_penalty", float, "X", "against repeated tokens; 1: off"),
+    (("--repeat-last-n",), "repeat_last_n", int, "N", "tokens that penalties look back over"),
+    (("--presence-penalty",), "presence_penalty", float, "X", "once a token that occurred"),
+    (("--frequency-penalty",), "frequency_penalty", float, "X", "times a token occurred"),
+    (("--dry-multiplier",), "dry_multiplier", float, "X", "against repeated sequences; 0: off"),
+    (("--dry-base",), "dry_base", float, "X", "DRY's growth with the length of the sequence"),
+    (("--dry-allowed-length",), "dry_allowed_length", int, "N", "length that DRY lets pass"),
+    (("--dry-penalty-last-n",), "dry_penalty_last_n", int, "N", "tokens DRY looks at; -1: all"),
+    (("--mirostat",), "mirostat", int, "N", "2: Mirostat 2 in place of top-k, top-p, …; 0: off"),
+    (("--mirostat-ent",), "mirostat_tau", float, "TAU", "Mirostat's target of surprise"),
+    (("--mirostat-lr",), "mirostat_eta", float, "ETA", "Mirostat's rate of learning"),
+    (("--samplers",), "samplers", _names, "A;B;…", "the filters and their order"),
+)
+
+
+def sampling(parser: argparse.ArgumentParser) -> None:
+    """How tokens are drawn, and when to end."""
+    defaults = {field.name: field.default for field in fields(Sampling)}
+    group = parser.add_argument_group("sampling")
+    group.add_argument(
+        "-n", "--predict", "--n-predict", type=tokens, default=-1, metavar="N",
+        help="the most tokens of an answer; -1: as many as the context holds",
+    )  # fmt: skip
+    group.add_argument(
+        "-s", "--seed", type=int, metavar="SEED", help="the same seed draws the same tokens"
+    )
+    for flags, name, kind, metavar, text in _FLAGS:
+        default = defaults[name]
+        shown = ";".join(default) if isinstance(default, tuple) else default
+        group.add_argument(
+            *flags, dest=name, type=kind, metavar=metavar, help=f"{text} (default: {shown})"
+        )
+    group.add_argument(
+        "--dry-sequence-breaker", dest="dry_sequence_breakers", action="append", metavar="TEXT",
+        help="text that ends a sequence for DRY; any number, 'none' for none",
+    )  # fmt: skip
+    group.add_argument(
+        "-l", "--logit-bias", dest="logit_bias", type=bias, action="append", metavar="TOKEN±BIAS",
+        help="make a token likelier or less likely, e.g. 15043+1; any number",
+    )  # fmt: skip
+
+
+def sampling_fields(options: argparse.Namespace) -> dict[str, object]:
+    """The fields of Sampling that were given on the command line."""
+    names = [name for _, name, *_ in _FLAGS]
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    if options.seed is not None and options.seed >= 0:
+        given["seed"] = options.seed
+    if options.dry_sequence_breakers is not None:
+        given["dry_sequence_breakers"] = tuple(
+            text for text in options.dry_sequence_breakers if text != "none"
+        )
+    if options.logit_bias is not None:
+        given["logit_bias"] = dict(options.logit_bias)
+    return given
+
+
+def conversation(parser: argparse.ArgumentParser) -> None:
+    """How a conversation is put to the model."""
+    group = parser.add_argument_group("conversation")
+    group.add_argument("-sys", "--system-prompt", metavar="TEXT", help="the system's message")
+    group.add_argument(
+        "-r", "--reverse-prompt", action="append", default=[], metavar="TEXT",
+        help="end the answer before this text; any number",
+    )  # fmt: skip
+    group.add_argument(
+        "--chat-template", metavar="NAME|JINJA",
+        help="a named format (chatml, llama2, alpaca, …) or a template, in place of the model's",
+    )  # fmt: skip
+    group.add_argument(
+        "--chat-template-file", type=Path, metavar="FILE", help="the same, from a file"
+    )
+
+
+def chat_template(options: argparse.Namespace) -> dict[str, str]:
+    """`template` or `format` as `edgellm.render_chat` takes them, as far as given."""
+    text: str | None = options.chat_template
+    if options.chat_template_file is not None:
+        if text is not None:
+            raise UsageError("--chat-template and --chat-template-file exclude each other")
+        text = read_text(options.chat_template_file)
+    if text is None:
+        return {}
+    return {"template": text} if "{" in text else {"format": text.strip()}
+
+
+def read_text(path: Path) -> str:
+    """A text file's content. Raises UsageError if it cannot be read or isn't UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: not UTF-8 text") from error
