@@ -1,0 +1,272 @@
+"""The Transformer: every supported family in one definition, read top to bottom.
+
+Config says what a checkpoint's tensors cannot; everything else (biases, gates, fused projections,
+extra norms, tied output) follows from which tensors are there. Tensor names are GGUF's.
+
+Shapes: B sequences, T tokens, L positions attended to, D model width, H heads, K key-value heads,
+G = H/K, C channels a head, F feed-forward width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from tinygrad import Tensor, UOp, dtypes
+
+from edgellm.config import Config, Layer
+from edgellm.rope import alibi_slopes, rope_table
+
+Position = int | UOp
+"""A position or slot: a number, or a bound variable so that one compiled step serves them all."""
+
+Linear = Callable[[Tensor, Tensor], Tensor]
+
+
+def linear(x: Tensor, weight: Tensor) -> Tensor:
+    """x (..., in) times weight (out, in), summed in float32; returns (..., out)."""
+    return x @ weight.cast(dtypes.float32).transpose()
+
+
+class Cache:
+    """Keys and values of every layer for a fixed number of slots, and the inputs of convolutions.
+
+    One row a position in every layer, so a sequence can be cut back to any length.
+    """
+
+    def __init__(self, config: Config, context: int, slots: int, dtype: str = "float32") -> None:
+        kind = getattr(dtypes, dtype)
+        self.context, self.slots = context, slots
+        self.rows: list[
+            Tensor
+        ] = []  # attention (slots, 2K, context, C); convolution (slots, 1, context, D)
+        for layer in config.layers:
+            heads, width = (
+                (2 * layer.kv_heads, config.head_dim)
+                if layer.kind == "attention"
+                else (1, config.dim)
+            )
+            self.rows.append(
+                Tensor.zeros(slots, heads, context, width, dtype=kind).contiguous().realize()
+            )
+
+    def extend(self, index: int, new: Tensor, slot: Position, start: Position) -> Tensor:
+        """Store new (1, heads, T, width) from position `start` on.
+
+        Returns the slot's rows for all positions, (1, heads, context, width), those beyond the new
+        ones undefined.
+        """
+        rows = self.rows[index]
+        here = rows[slot : slot + 1, :, start : start + new.shape[2], :]
+        stored = Tensor(rows.uop.after(here.uop.store(new.cast(rows.dtype).uop)))
+        return stored[slot : slot + 1].cast(dtypes.float32)
+
+
+class Transformer:
+    """A decoder over `weights`, named as in GGUF, for contexts of up to `context` positions.
+
+    `margin` further positions may be computed, though not meant: a padded chunk's.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        weights: Mapping[str, Tensor],
+        context: int,
+        margin: int = 0,
+        linear: Linear = linear,
+    ) -> None:
+        self.config, self.linear = config, linear
+        self.positions = context + margin
+        self.top = {name: weight for name, weight in weights.items() if not name.startswith("blk.")}
+        self.blocks: list[dict[str, Tensor]] = [{} for _ in config.layers]
+        for name, weight in weights.items():
+            if name.startswith("blk."):
+                _, index, part = name.split(".", 2)
+                self.blocks[int(index)][part] = weight
+        self.ropes = [  # (positions, 2, R/2): cosines, sines
+            Tensor(rope_table(rope, context, self.positions)).realize() for rope in config.ropes
+        ]
+        if config.position == "learned":
+            table = self.top["position_embd.weight"]  # (trained context, D)
+            missing = max(self.positions - table.shape[0], 0)
+            self.learned = table.pad(((0, missing), None)).contiguous().realize()
+        if config.position == "alibi":
+            self.slopes = Tensor(alibi_slopes(config.heads)).realize()  # (H,)
+
+    # --- the whole ------------------------------------------------------------------------------
+
+    def hidden(
+        self,
+        tokens: Tensor,
+        cache: Cache | None = None,
+        slot: Position = 0,
+        start: Position = 0,
+    ) -> Tensor:
+        """The normed output of the last layer, (B, T, D), for tokens (B, T).
+
+        Without a cache the tokens are whole sequences from position 0. With one, B is 1 and the
+        tokens stand at `start` of `slot`, whose earlier positions are attended to.
+        """
+        x = self.top["token_embd.weight"][tokens].cast(dtypes.float32)  # (B, T, D)
+        x = x * self.config.embed_scale
+        if self.config.position == "learned":
+            x = x + self.learned[start : start + tokens.shape[1]]  # (B, T, D)
+        for index in range(len(self.blocks)):
+            x = self.block(index, x, cache, slot, start).contiguous()  # (B, T, D)
+        # LFM2's files call the last norm by its embedding.
+        final = "output_norm" if "output_norm.weight" in self.top else "token_embd_norm"
+        return self.norm(x, self.top, final)  # (B, T, D)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Scores of every token (..., V) from the last layer's output (..., D)."""
+        weight = self.top.get("output.weight", self.top["token_embd.weight"])  # (V, D)
+        scores = self.linear(hidden, weight) / self.config.logit_scale  # (..., V)
+        if "output.bias" in self.top:
+            scores = scores + self.top["output.bias"]
+        return softcap(scores, self.config.logit_softcap)
+
+    def block(
+        self, index: int, x: Tensor, cache: Cache | None, slot: Position, start: Position
+    ) -> Tensor:
+        block, layer = self.blocks[index], self.config.layers[index]
+        normed = self.norm(x, block, "attn_norm")  # (B, T, D)
+        # Falcon-40B gives attention a norm of its own; elsewhere both blocks may share one.
+        inner = self.norm(x, block, "attn_norm_2") if "attn_norm_2.weight" in block else normed
+        mix = self.attention if layer.kind == "attention" else self.convolution
+        mixed = mix(index, inner, cache, slot, start) * self.config.residual_scale  # (B, T, D)
+        mixed = self.norm(mixed, block, "post_attention_norm")
+        if self.config.parallel:
+            shared = self.norm(x, block, "ffn_norm") if "ffn_norm.weight" in block else normed
+            return x + mixed + self.feed_forward(block, shared)
+        x = (x + mixed).contiguous()  # (B, T, D)
+        fed = self.feed_forward(block, self.norm(x, block, "ffn_norm")) * self.config.residual_scale
+        return x + self.norm(fed, block, "post_ffw_norm")
+
+    # --- its parts ------------------------------------------------------------------------------
+
+    def attention(
+        self, index: int, x: Tensor, cache: Cache | None, slot: Position, start: Position
+    ) -> Tensor:
+        config, block, layer = self.config, self.blocks[index], self.config.layers[index]
+        batch, count = x.shape[0], x.shape[1]
+        heads, keys, width = config.heads, layer.kv_heads, config.head_dim
+
+        if "attn_qkv.weight" in block:
+            q, k, v = self.project(x, block, "attn_qkv").split(
+                [heads * width, keys * width, keys * width], dim=-1
+            )
+        else:
+            q, k, v = (self.project(x, block, name) for name in ("attn_q", "attn_k", "attn_v"))
+        q = self.norm(q.reshape(batch, count, heads, width), block, "attn_q_norm")  # (B, T, H, C)
+        k = self.norm(k.reshape(batch, count, keys, width), block, "attn_k_norm")  # (B, T, K, C)
+        v = v.reshape(batch, count, keys, width).transpose(1, 2)  # (B, K, T, C)
+        q, k = (
+            self.rotate(part.transpose(1, 2), layer, start) for part in (q, k)
+        )  # (B, H, T, C), (B, K, T, C)
+
+        if cache is not None:
+            both = cache.extend(index, k.cat(v, dim=1), slot, start)
+            both = both[:, :, : start + count]  # (B, 2K, L, C)
+            k, v = both[:, :keys], both[:, keys:]  # (B, K, L, C)
+
+        scale = config.attn_scale or width**-0.5
+        q = (q * scale).reshape(batch, keys, heads // keys, count, width)  # (B, K, G, T, C)
+        scores = q @ k.unsqueeze(2).transpose(-1, -2)  # (B, K, G, T, L)
+        scores = softcap(scores, config.attn_softcap)
+        behind = self.distance(count, start)  # (T, L): how far each key lies back
+        if config.position == "alibi":
+            # Falcon scales the bias as it does the scores.
+            bias = self.slopes.reshape(1, keys, heads // keys, 1, 1) * -behind * scale
+            scores = scores + bias
+        seen = behind >= 0
+        if layer.window:
+            seen = seen & (behind < layer.window)
+        weights = seen.where(scores, float("-inf")).softmax(-1)  # (B, K, G, T, L)
+        out = (weights @ v.unsqueeze(2)).reshape(batch, heads, count, width)  # (B, H, T, C)
+        out = out.transpose(1, 2).reshape(batch, count, heads * width)  # (B, T, HC)
+        return self.project(self.norm(out, block, "attn_sub_norm"), block, "attn_output")
+
+    def convolution(
+        self, index: int, x: Tensor, cache: Cache | None, slot: Position, start: Position
+    ) -> Tensor:
+        """LFM2's gated short convolution: C * conv(B * x), causal, one filter a channel."""
+        block, taps, count = self.blocks[index], self.config.conv_taps, x.shape[1]
+        gate_in, gate_out, value = self.project(x, block, "shortconv.in_proj").chunk(3, dim=-1)
+        rows = gate_in * value  # (B, T, D)
+        if cache is not None:
+            rows = cache.extend(index, rows.unsqueeze(1), slot, start)[:, 0]  # (B, L, D)
+        rows = rows.pad((None, (taps - 1, 0), None))  # (B, taps-1+L, D)
+        kernel = block["shortconv.conv.weight"].cast(dtypes.float32)  # (D, taps)
+        mixed = sum(
+            (rows[:, start + tap : start + tap + count] * kernel[:, tap] for tap in range(taps)),
+            start=Tensor(0.0),
+        )  # (B, T, D)
+        return self.project(gate_out * mixed, block, "shortconv.out_proj")
+
+    def feed_forward(self, block: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        up = self.project(x, block, "ffn_up")  # (B, T, F), or (B, T, 2F) with the gate fused
+        if "ffn_gate.weight" in block:
+            inner = self.activate(self.project(x, block, "ffn_gate")) * up  # (B, T, F)
+        elif up.shape[-1] == 2 * block["ffn_down.weight"].shape[1]:
+            gate, up = up.chunk(2, dim=-1)
+            inner = self.activate(gate) * up
+        else:
+            inner = self.activate(up)
+        return self.project(self.norm(inner, block, "ffn_sub_norm"), block, "ffn_down")
+
+    # --- and theirs -----------------------------------------------------------------------------
+
+    def project(self, x: Tensor, block: Mapping[str, Tensor], name: str) -> Tensor:
+        y = self.linear(x, block[f"{name}.weight"]).contiguous()
+        if f"{name}.scale" in block:  # BitNet's ternary matrices carry one factor each
+            y = y * block[f"{name}.scale"]
+        return y + block[f"{name}.bias"] if f"{name}.bias" in block else y
+
+    def norm(self, x: Tensor, block: Mapping[str, Tensor], name: str) -> Tensor:
+        """x scaled to unit root mean square (or variance) over its last axis; x if no such norm."""
+        weight = block.get(f"{name}.weight")
+        if weight is None:
+            return x
+        if self.config.norm == "layer":
+            x = x - x.mean(-1, keepdim=True)
+        x = x * (x.square().mean(-1, keepdim=True) + self.config.norm_eps).rsqrt() * weight
+        return x + block[f"{name}.bias"] if f"{name}.bias" in block else x
+
+    def activate(self, x: Tensor) -> Tensor:
+        match self.config.activation:
+            case "silu":
+                y = x.silu()
+            case "gelu":
+                y = 0.5 * x * (1 + (x * 2**-0.5).erf())
+            case "gelu_tanh":
+                y = x.gelu()
+            case "relu2":
+                y = x.relu().square()
+        return y.contiguous()  # a matrix product would recompute it for each of its outputs
+
+    def rotate(self, x: Tensor, layer: Layer, start: Position) -> Tensor:
+        """Rotary positions on the leading channels of x (B, heads, T, C)."""
+        if layer.rope is None:
+            return x
+        table = self.ropes[layer.rope][start : start + x.shape[2]]  # (T, 2, R/2)
+        cos, sin = table[:, 0], table[:, 1]  # (T, R/2)
+        half = self.config.ropes[layer.rope].dim // 2
+        turned, rest = x[..., : 2 * half], x[..., 2 * half :]
+        if self.config.rope_style == "half":
+            a, b = turned[..., :half], turned[..., half:]  # (B, heads, T, R/2)
+            return Tensor.cat(a * cos - b * sin, a * sin + b * cos, rest, dim=-1)
+        pairs = turned.reshape(*turned.shape[:-1], half, 2)
+        a, b = pairs[..., 0], pairs[..., 1]  # (B, heads, T, R/2)
+        turned = Tensor.stack(a * cos - b * sin, a * sin + b * cos, dim=-1).reshape(turned.shape)
+        return turned.cat(rest, dim=-1)
+
+    def distance(self, count: int, start: Position) -> Tensor:
+        """(T, L): the query's position minus the key's; negative for keys that come later."""
+        queries = Tensor.arange(count).reshape(count, 1) + start
+        keys = Tensor.arange(self.positions)[: start + count].reshape(1, start + count)
+        return queries - keys
+
+
+def softcap(x: Tensor, cap: float) -> Tensor:
+    """cap * tanh(x / cap), as Gemma-2 bounds its scores; x where cap is 0."""
+    return (x / cap).tanh() * cap if cap else x
