@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from edgellm.errors import FormatError, UnsupportedError, UsageError
 
 if TYPE_CHECKING:
     from edgellm.config import Config
@@ -60,3 +63,107 @@ class Checkpoint:
     provenance: Provenance
     metadata: Mapping[str, object]
     """The file's own keys, for `edgellm info`."""
+
+
+def open(path: str | Path) -> Checkpoint:
+    """Open a GGUF file, any part of a split one, or a Hugging Face folder.
+
+    Raises FormatError for a broken file, UnsupportedError for one that edgellm can't run,
+    UsageError where there is none.
+    """
+    path = Path(path)
+    if path.is_dir():
+        from edgellm import huggingface
+
+        _refuse_other_folders(path)
+        return huggingface.read(path)
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file or folder")
+    _refuse_other_formats(path)
+    return _read_gguf(path)
+
+
+def _read_gguf(path: Path) -> Checkpoint:
+    from edgellm import families, gguf, gguf_vocabulary
+
+    file = gguf.read(path)
+    template = file.metadata.get("tokenizer.chat_template")
+    if not isinstance(template, str | None):
+        raise FormatError(path, "tokenizer.chat_template", template, "it must be a string")
+    return Checkpoint(
+        path=str(path),
+        format="gguf",
+        config=families.config_from_gguf(file.path, file.metadata, file.tensors),
+        tensors=file.tensors,
+        tokenizer=gguf_vocabulary.tokenizer_data(file.metadata, path),
+        template=template or None,
+        provenance=Provenance(
+            name=_text(file.metadata, "general.name", "general.basename"),
+            licence=_text(file.metadata, "general.license", "general.license.name"),
+            source=_text(file.metadata, *_SOURCES),
+            author=_text(file.metadata, "general.author", "general.organization"),
+        ),
+        metadata=file.metadata,
+    )
+
+
+_SOURCES = (
+    "general.source.url",
+    "general.source.repo_url",
+    "general.source.huggingface.repository",
+    "general.url",
+    "general.repo_url",
+)
+
+
+def _text(metadata: Mapping[str, object], *keys: str) -> str:
+    """The first of the keys that holds a string, else ""."""
+    return next((value for key in keys if isinstance(value := metadata.get(key), str)), "")
+
+
+_PICKLES = {".bin", ".pt", ".pth", ".ckpt"}
+_HEADS = {
+    b"lmgg": ("a ggml file", "it is older than GGUF, convert it"),
+    b"fmgg": ("a ggmf file", "it is older than GGUF, convert it"),
+    b"tjgg": ("a ggjt file", "it is older than GGUF, convert it"),
+    b"PK\3\4": ("a zip archive", "GGUF files and folders with safetensors are read"),
+    b"\x80\2": ("a pickle", "it may run code, use GGUF or safetensors"),
+}
+
+
+def _refuse_other_formats(path: Path) -> None:
+    """Say what a file that isn't GGUF is, as far as its name and first bytes tell."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(4)
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from error
+    if not head:
+        raise FormatError(path, "size", 0, "the file is empty")
+    for mark, (content, remedy) in _HEADS.items():
+        if head.startswith(mark):
+            raise UnsupportedError(path, "content", content, remedy)
+    if head == b"GGUF":
+        return
+    if path.suffix == ".safetensors":
+        remedy = "name its folder, which must have config.json too"
+        raise UnsupportedError(path, "content", "weights alone", remedy)
+    if path.suffix in _PICKLES:
+        remedy = "a pickle may run code, use GGUF or safetensors"
+        raise UnsupportedError(path, "file type", path.suffix, remedy)
+
+
+def _refuse_other_folders(folder: Path) -> None:
+    """Say why a folder without config.json or safetensors can't be opened, and what would help."""
+    names = sorted(entry.name for entry in folder.iterdir())
+    ggufs = [name for name in names if name.endswith(".gguf")]
+    if "config.json" not in names:
+        remedy = f"name the file {ggufs[0]} in it" if ggufs else "a model folder has that file"
+        raise FormatError(folder, "config.json", "missing", remedy)
+    if not any(name.endswith(".safetensors") for name in names):
+        pickles = [name for name in names if Path(name).suffix in _PICKLES]
+        if pickles:
+            remedy = "a pickle may run code, use model.safetensors"
+            raise UnsupportedError(folder, "weights", pickles[0], remedy)
+        remedy = f"name the file {ggufs[0]} in it" if ggufs else "a model folder has that file"
+        raise FormatError(folder, "model.safetensors", "missing", remedy)

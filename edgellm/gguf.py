@@ -8,7 +8,6 @@ size before anything is allocated for it. Little-endian only. A model split into
 from __future__ import annotations
 
 import math
-import mmap
 import re
 import struct
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import numpy as np
 
 from edgellm import quant
 from edgellm.errors import FormatError, UnsupportedError
-from edgellm.tensor import MappedTensor
+from edgellm.tensor import MappedTensor, map_file
 
 MAGIC = b"GGUF"
 ALIGNMENT = 32
@@ -70,8 +69,8 @@ class GGUFFile:
 def read(path: str | Path) -> GGUFFile:
     """Open a GGUF file, or all parts of a split one.
 
-    Raises FormatError for a broken file, UnsupportedError for one that edgellm can't read, OSError
-    where the file can't be opened.
+    Raises FormatError for a broken file, UnsupportedError for one that edgellm can't read,
+    UsageError where the file can't be opened.
     """
     file = _Reader(Path(path)).file()
     count = file.metadata.get("split.count", 1)
@@ -116,11 +115,8 @@ class _Reader:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with path.open("rb") as file:
-            self.size = file.seek(0, 2)
-            if self.size < 24:
-                raise FormatError(path, "size", self.size, "a GGUF file has at least 24 bytes")
-            self.data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self.data = map_file(path, least=24)
+        self.size = len(self.data)
         self.at = 0
         self.end = min(self.size, MAX_HEADER)
         self.strings = 0
