@@ -1,0 +1,30 @@
+"""Min-p: keeps tokens at least min_p times as likely as the likeliest (Nguyen et al. 2024,
+arXiv:2407.01082)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgellm.hookspecs import hookimpl
+from edgellm.sampling import Filter, Sampling
+from edgellm.tokenizer import Tokenizer
+
+
+class MinP:
+    def __init__(self, p: float) -> None:
+        self.p = p
+
+    def apply(self, logits: NDArray[np.float32], history: Sequence[int]) -> NDArray[np.float32]:
+        if self.p > 0:
+            # A ratio of probabilities is a difference of logits: no softmax needed.
+            logits[logits < logits.max() + np.float32(math.log(self.p))] = -np.inf
+        return logits
+
+
+@hookimpl
+def edgellm_sampler(name: str, options: Sampling, tokenizer: Tokenizer | None) -> Filter | None:
+    return MinP(options.min_p) if name == "min_p" else None
