@@ -8,15 +8,19 @@ size before anything is allocated for it. Little-endian only. A model split into
 from __future__ import annotations
 
 import math
+import os
 import re
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from edgellm import quant
+from edgellm import gguf_values, quant
 from edgellm.errors import FormatError, UnsupportedError
+from edgellm.gguf_values import ARRAY, BOOL, SCALARS, STRING
 from edgellm.tensor import MappedTensor, map_file
 
 MAGIC = b"GGUF"
@@ -33,22 +37,6 @@ MAX_TENSOR_NAME = 255
 MAX_DIMENSIONS = 4
 MAX_NESTING = 4
 MAX_PARTS = 1024
-
-BOOL, STRING, ARRAY = 7, 8, 9
-SCALARS: dict[int, str] = {
-    0: "<u1",
-    1: "<i1",
-    2: "<u2",
-    3: "<i2",
-    4: "<u4",
-    5: "<i4",
-    6: "<f4",
-    7: "?",
-    10: "<u8",
-    11: "<i8",
-    12: "<f8",
-}
-"""GGUF's numbers of value types, as NumPy spells them."""
 
 
 @dataclass(frozen=True)
@@ -247,7 +235,7 @@ class _Reader:
                 allowed = "an earlier one has the same name"
                 raise FormatError(self.path, f"name of tensor {i}", name, allowed)
             headers[name] = self.tensor(name, alignment)
-        base = -(-self.at // alignment) * alignment
+        base = _padded(self.at, alignment)
         view = memoryview(self.data)
         tensors: dict[str, MappedTensor] = {}
         for name, (kind, shape, offset) in headers.items():
@@ -290,3 +278,62 @@ class _Reader:
             allowed = f"it must be a multiple of {alignment}"
             raise FormatError(self.path, f"offset of {name}", offset, allowed)
         return kind, shape, offset
+
+
+def write(
+    path: str | Path,
+    metadata: Mapping[str, object],
+    tensors: Mapping[str, NDArray[np.generic] | MappedTensor],
+) -> None:
+    """Write a GGUF file, version 3; it appears under its name only when it is complete.
+
+    Python's ints become uint32 where they fit, else int32, uint64 or int64, floats float32; NumPy's
+    scalars and arrays keep their type. Arrays among the tensors are stored as they are, blocks as
+    MappedTensor. Raises UnsupportedError for what the format can't hold, OSError.
+    """
+    path = Path(path)
+    stored = [
+        tensor if isinstance(tensor, MappedTensor) else _plain_tensor(path, name, tensor)
+        for name, tensor in tensors.items()
+    ]
+    alignment = metadata.get("general.alignment", ALIGNMENT)
+    if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
+        raise UnsupportedError(path, "general.alignment", alignment, "it must be a power of two")
+    header = [MAGIC, struct.pack("<IQQ", 3, len(stored), len(metadata))]
+    for key, value in metadata.items():
+        kind, encoded = gguf_values.encode(path, key, value)
+        header += [gguf_values.string(key), struct.pack("<I", kind), encoded]
+    offset = 0
+    for name, tensor in zip(tensors, stored, strict=True):
+        rank, kind_id = len(tensor.shape), quant.TYPES[tensor.type].id
+        if kind_id is None or rank > MAX_DIMENSIONS:
+            what = f"{tensor.type} of {rank} dimensions"
+            raise UnsupportedError(path, f"type of {name}", what, "GGUF can't hold that")
+        layout = struct.pack(f"<I{rank}QIQ", rank, *tensor.shape[::-1], kind_id, offset)
+        header += [gguf_values.string(name), layout]
+        offset += _padded(tensor.nbytes, alignment)
+    begin = b"".join(header)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with partial.open("wb") as file:
+            file.write(begin.ljust(_padded(len(begin), alignment), b"\0"))
+            for tensor in stored:
+                file.write(tensor.data)
+                file.write(bytes(_padded(tensor.nbytes, alignment) - tensor.nbytes))
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _padded(size: int, alignment: int) -> int:
+    return -(-size // alignment) * alignment
+
+
+def _plain_tensor(path: Path, name: str, values: NDArray[np.generic]) -> MappedTensor:
+    for kind in quant.BY_ID.values():
+        if kind.dtype.names == ("x",) and kind.dtype["x"] == values.dtype and kind.name != "BF16":
+            data = np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
+            return MappedTensor(name, values.shape, kind.name, data)
+    raise UnsupportedError(path, f"type of {name}", values.dtype.name, "GGUF has no such type")
