@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from edgellm.errors import FormatError, UnsupportedError, UsageError
+
+if TYPE_CHECKING:
+    import os
+
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
+"""Kinds of tokens, in GGUF's (and SentencePiece's) numbering."""
 
 
 @dataclass(frozen=True)
@@ -12,14 +21,21 @@ class TokenizerData:
     """A vocabulary as found in a model file, whatever its format; checked before it gets here."""
 
     model: str
-    """"llama" (SentencePiece BPE with scores) or "gpt2" (byte-level BPE with merges)."""
+    """"llama" (SentencePiece's BPE: characters, byte fallback, ▁ for spaces) or "gpt2"
+    (byte-level BPE)."""
     pre: str = ""
     """The pre-tokenizer's name in GGUF's terms ("llama-bpe", "qwen2", …); "" where absent."""
+    splits: tuple[str, ...] = ()
+    """Pre-tokenizing steps by name (`edgellm.splitting.STEPS`), where the file lists them itself;
+    empty: those that `pre` stands for."""
     tokens: Sequence[str] = ()
+    """Texts by id, as the file spells them; no two are equal."""
     scores: Sequence[float] = ()
+    """SentencePiece's priorities, highest merged first; empty where `merges` decide."""
     types: Sequence[int] = ()
     """1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte (GGUF's numbering)."""
     merges: Sequence[str] = ()
+    """"left right", first merged first."""
     bos: int | None = None
     eos: int | None = None
     unk: int | None = None
@@ -27,8 +43,20 @@ class TokenizerData:
     add_bos: bool | None = None
     add_eos: bool | None = None
     add_space_prefix: bool | None = None
+    prefix_once: bool = False
+    """The space prefix goes before the text's first character only, not after special tokens."""
+    ignore_merges: bool | None = None
+    """A word that is a token stays whole, whatever the merges say; None: as `pre` has it."""
+    normal_form: str = ""
+    """"NFC", "NFD", "NFKC", "NFKD": Unicode normalisation before anything else; "": none."""
+    lstrip: frozenset[int] = field(default_factory=frozenset)
+    """Special tokens that swallow the white space before them."""
+    rstrip: frozenset[int] = field(default_factory=frozenset)
+    """Special tokens that swallow the white space after them."""
     extra_eog: frozenset[int] = field(default_factory=frozenset)
     """Further end-of-generation ids that the file names (eot, eom, generation_config's list)."""
+    file: str = "tokenizer"
+    """Where it comes from, for error messages."""
 
 
 class StreamDecoder(Protocol):
@@ -59,10 +87,86 @@ class Tokenizer(Protocol):
         """
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of `ids`: the concatenated pieces; invalid UTF-8 becomes U+FFFD."""
+        """Text of `ids`: the concatenated pieces, control tokens as they are written.
+
+        Invalid UTF-8 becomes U+FFFD; ids that the vocabulary doesn't have stand for nothing.
+        """
 
     def piece(self, token: int) -> bytes:
-        """The bytes that one token stands for; b"" for control tokens."""
+        """The bytes that one token stands for; b"" for control tokens and ids beyond `size`."""
 
     def stream(self) -> StreamDecoder:
-        """A fresh incremental decoder."""
+        """A fresh incremental decoder of pieces."""
+
+
+END_OF_GENERATION = (
+    "<|eot_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<end_of_turn>",
+    "<|endoftext|>",
+    "</s>",
+    "<|eom_id|>",
+    "<EOT>",
+    "[EOS]",
+    "<|end_of_text|>",
+    "<end_of_utterance>",
+    "<eos>",
+)
+"""Tokens that end a generation in whichever vocabulary they occur."""
+
+
+def make(data: TokenizerData) -> Tokenizer:
+    """The tokenizer that a plugin offers for a vocabulary.
+
+    Raises UnsupportedError where none does.
+    """
+    from edgellm import plugins
+
+    tokenizer: Tokenizer | None = plugins.load("tokenizer").hook.edgellm_tokenizer(data=data)
+    if tokenizer is None:
+        allowed = "no tokenizer plugin takes it; 'llama' and 'gpt2' are built in"
+        raise UnsupportedError(data.file, "tokenizer model", data.model, allowed)
+    return tokenizer
+
+
+def tokenizer_data_from_gguf(
+    metadata: Mapping[str, object], file: str | os.PathLike[str]
+) -> TokenizerData | None:
+    """The vocabulary in a GGUF file's keys, None where it has none.
+
+    Raises FormatError for keys of the wrong type, length or range.
+    """
+    from edgellm import gguf_vocabulary
+
+    return gguf_vocabulary.read(metadata, str(file))
+
+
+def tokenizer_data_from_folder(folder: str | os.PathLike[str]) -> TokenizerData | None:
+    """The vocabulary in a Hugging Face folder, None where it has no tokenizer files.
+
+    Raises FormatError for a broken file, UnsupportedError for a component that isn't known.
+    """
+    from edgellm import huggingface_vocabulary
+
+    return huggingface_vocabulary.read(Path(folder))
+
+
+def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
+    """The tokenizer of a GGUF file or of a Hugging Face folder.
+
+    Raises FormatError for a broken file, UnsupportedError for one that edgellm can't run,
+    UsageError where there is no such file.
+    """
+    from edgellm import gguf
+
+    where = Path(path)
+    if where.is_dir():
+        data = tokenizer_data_from_folder(where)
+    elif where.is_file():
+        data = tokenizer_data_from_gguf(gguf.read(where).metadata, where)
+    else:
+        raise UsageError(f"{where}: no such file or folder")
+    if data is None:
+        raise FormatError(where, "tokenizer", None, "the file holds no vocabulary")
+    return make(data)

@@ -1,0 +1,111 @@
+"""Pre-tokenizing: how a byte-level BPE tokenizer cuts text into words before it merges bytes."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import regex
+
+_CONTRACTION = "'(?:[sStTmMdD]|[rR][eE]|[vV][eE]|[lL][lL])"
+_SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
+_GPT_2 = r"'(?:[stmd]|re|ve|ll)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+
+
+def _llama3(numbers: str, tail: str = r"[\r\n]*") -> str:
+    """The pattern of Llama 3 and its kin, which differ in how they cut numbers."""
+    words = rf"{_CONTRACTION}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+"
+    return rf"{words}|{numbers}| ?[^\s\p{{L}}\p{{N}}]+{tail}|{_SPACES}"
+
+
+def _gpt_4o(upper: str, lower: str, contraction: str, numbers: str) -> str:
+    """The pattern of GPT-4o and its kin: words are also cut where lower case turns to upper."""
+    lead = r"[^\r\n\p{L}\p{N}]?"
+    words = rf"{lead}{upper}*{lower}+{contraction}|{lead}{upper}+{lower}*{contraction}"
+    return rf"{words}|{numbers}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{_SPACES}"
+
+
+_UPPER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]"
+_LOWER = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+# What GGUF's vocabularies are cut by: letters beyond ASCII count as both cases, marks as neither.
+_UPPER_ASCII = r"(?:(?=\p{L})[^a-z])"
+_LOWER_ASCII = r"(?:(?=\p{L})[^A-Z])"
+
+STEPS: dict[str, str] = {
+    "gpt-2": _GPT_2,
+    "digits": r"\p{N}",
+    "numbers": r"\p{N}+",
+    "three-digits": r"[0-9][0-9][0-9]",
+    "three-numbers": r"\p{N}{1,3}",
+    "punctuation": r"[\p{P}$+<=>^~|`]+",
+    "most-punctuation": r"[\p{P}$+<=>^~|]+",
+    "llama3": _llama3(r"\p{N}{1,3}"),
+    "qwen2": _llama3(r"\p{N}"),
+    "seed": rf"{_CONTRACTION}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}"
+    rf"| ?[^\s\p{{L}}\p{{N}}\r\n]+|{_SPACES}",
+    "qwen35": rf"{_CONTRACTION}|[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}]+|\p{{N}}"
+    rf"| ?[^\s\p{{L}}\p{{M}}\p{{N}}]+[\r\n]*|{_SPACES}",
+    "gpt-4o": _gpt_4o(_UPPER, _LOWER, rf"(?:{_CONTRACTION})?", r"\p{N}{1,3}"),
+    "gpt-4o-ascii": _gpt_4o(_UPPER_ASCII, _LOWER_ASCII, rf"(?:{_CONTRACTION})?", r"\p{N}{1,3}"),
+    "tekken": _gpt_4o(_UPPER, _LOWER, "", r"\p{N}"),
+    "tekken-ascii": _gpt_4o(_UPPER_ASCII, _LOWER_ASCII, "", r"\p{N}"),
+    "line-ends": r"[\r\n]",
+    "spaced-letters": r"\s?\p{L}+",
+    "spaced-punctuation": r"\s?\p{P}+",
+    "cjk": "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+",
+    "kana-and-han": "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+",
+    "deepseek-v3": r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+"
+    r"|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*" + rf"|{_SPACES}",
+    "bloom": " ?[^(\\s|.,!?\u2026\u3002\uff0c\u3001\u0964\u06d4\u060c)]+",
+}
+"""Patterns by name. What lies between two matches is a word too."""
+
+_NAMES: dict[tuple[str, ...], str] = {
+    ("most-punctuation", "gpt-2", "numbers", "three-digits"): "default",
+    ("gpt-2",): "gpt-2 olmo mpt phi-2 jais trillion exaone4 granite-docling gigachat mellum "
+    "a.x-4.0 modern-bert roberta-bpe",
+    ("digits", "gpt-2"): "smollm refact starcoder command-r codeshell exaone minerva-7b",
+    ("punctuation", "gpt-2", "three-digits"): "falcon",
+    ("llama3",): "llama-bpe llama3 llama-v3 lfm2 falcon3 falcon-h1 pixtral midm-2.0 dbrx "
+    "smaug-bpe glm4 chatglm-bpe",
+    ("qwen2",): "qwen2 stablelm2 deepseek-r1-qwen megrez hunyuan grok-2 solar-open",
+    ("qwen35",): "qwen35",
+    ("gpt-4o-ascii",): "gpt-4o llama4 kanana2 minimax-m2",
+    ("tekken-ascii",): "tekken",
+    ("seed",): "seed-coder",
+    ("line-ends", "spaced-letters", "spaced-punctuation", "cjk", "digits"): "deepseek-coder",
+    ("three-numbers", "kana-and-han", "deepseek-v3"): "deepseek-v3 hunyuan-dense joyai-llm",
+    ("bloom",): "bloom gpt3-finnish poro-chat",
+    ("bloom", "digits"): "viking",
+}
+PRE_TOKENIZERS = {name: steps for steps, names in _NAMES.items() for name in names.split()}
+"""The steps that each of GGUF's pre-tokenizer names stands for."""
+
+
+@functools.cache
+def _compiled(step: str) -> regex.Pattern[str]:
+    import regex
+
+    return regex.compile(STEPS[step])
+
+
+def words(text: str, steps: Sequence[str]) -> list[str]:
+    """The text cut by each step in turn; joined, the words are the text."""
+    found: Iterable[str] = [text]
+    for step in steps:
+        found = _cut(found, _compiled(step))
+    return list(found)
+
+
+def _cut(texts: Iterable[str], pattern: regex.Pattern[str]) -> Iterable[str]:
+    for text in texts:
+        end = 0
+        for match in pattern.finditer(text):
+            if match.start() > end:
+                yield text[end : match.start()]
+            yield match.group()
+            end = match.end()
+        if end < len(text):
+            yield text[end:]

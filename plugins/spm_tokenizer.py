@@ -1,0 +1,97 @@
+"""SentencePiece's BPE (Kudo and Richardson 2018, arXiv:1808.06226): LLaMA, Gemma, Phi-3."""
+
+from __future__ import annotations
+
+import functools
+import re
+import unicodedata
+from collections.abc import Mapping
+from typing import Literal, cast
+
+from edgellm.hookspecs import hookimpl
+from edgellm.merging import merge
+from edgellm.tokenizer import BYTE, CONTROL, UNKNOWN, Tokenizer, TokenizerData
+from edgellm.vocabulary import Vocabulary
+
+SPACE = "▁"
+"""How pieces spell a space: U+2581."""
+
+CACHED_WORDS = 1 << 16
+CACHED_LENGTH = 64
+"""Longer words are too rare to remember."""
+
+
+class SPMTokenizer(Vocabulary):
+    """A SentencePiece BPE tokenizer; see `edgellm.tokenizer.Tokenizer` for the contract."""
+
+    def __init__(self, data: TokenizerData) -> None:
+        super().__init__(data, data.add_bos is not False, bool(data.add_eos))
+        self.space_prefix = data.add_space_prefix is not False
+        self._remembered: dict[str, list[int]] = {}
+
+    @functools.cached_property
+    def _ranks(self) -> tuple[Mapping[str, float], str]:
+        """What `merge` needs: ranks, and how the parts of a pair are joined in them."""
+        data = self.data
+        if data.merges:
+            count = len(data.merges)
+            return dict(zip(reversed(data.merges), range(count - 1, -1, -1), strict=True)), " "
+        ranks = {text: -score for text, score in zip(data.tokens, data.scores, strict=True)}
+        for token in range(self.size):
+            if self.kind(token) in (CONTROL, UNKNOWN, BYTE):
+                del ranks[data.tokens[token]]
+        return ranks, ""
+
+    @functools.cached_property
+    def _words(self) -> re.Pattern[str]:
+        """Cuts text before a space wherever no token reaches across, so that words can be merged
+        one by one: after any character that no token has before a space."""
+        crossing = set()
+        for text in self.data.tokens:
+            at = text.find(SPACE, 1)
+            while at > 0:
+                crossing.add(text[at - 1])
+                at = text.find(SPACE, at + 1)
+        crossing.add(SPACE)
+        inside = re.escape("".join(sorted(crossing)))
+        return re.compile(f"{SPACE}*+(?:[{inside}]{SPACE}*+|[^{inside}])++|{SPACE}++", re.DOTALL)
+
+    @functools.cached_property
+    def _byte_ids(self) -> list[int | None]:
+        return [self.ids.get(f"<0x{byte:02X}>", self.data.unk) for byte in range(256)]
+
+    def encode_text(self, text: str, first: bool, after_special: bool) -> list[int]:
+        if self.data.normal_form:
+            form = cast(Literal["NFC", "NFD", "NFKC", "NFKD"], self.data.normal_form)
+            text = unicodedata.normalize(form, text)
+        if self.space_prefix and (first if self.data.prefix_once else after_special):
+            text = " " + text
+        ids: list[int] = []
+        for match in self._words.finditer(text.replace(" ", SPACE)):
+            word = match.group()
+            known = self._remembered.get(word)
+            if known is None:
+                known = self._word(word)
+                if len(word) <= CACHED_LENGTH:
+                    if len(self._remembered) >= CACHED_WORDS:
+                        self._remembered.clear()
+                    self._remembered[word] = known
+            ids += known
+        return ids
+
+    def _word(self, word: str) -> list[int]:
+        ids: list[int] = []
+        for part in merge(list(word), *self._ranks):
+            if part in self.ids:
+                ids.append(self.ids[part])
+            else:
+                ids += [i for i in map(self._byte_ids.__getitem__, part.encode()) if i is not None]
+        return ids
+
+    def normal_bytes(self, text: str) -> bytes:
+        return text.replace(SPACE, " ").encode(errors="surrogateescape")
+
+
+@hookimpl
+def edgellm_tokenizer(data: TokenizerData) -> Tokenizer | None:
+    return SPMTokenizer(data) if data.model == "llama" else None
