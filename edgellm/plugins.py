@@ -83,6 +83,12 @@ def load(kind: str) -> pluggy.PluginManager:
     manager = pluggy.PluginManager("edgellm")
     manager.add_hookspecs(KINDS[kind]())
     for point in found(kind):
+        if manager.has_plugin(point.name):
+            owner = point.dist.name if point.dist else "nobody"
+            print(
+                f"plugin {point.name!r} of {owner} not loaded: the name is taken", file=sys.stderr
+            )
+            continue
         try:
             module = point.load()
         except Exception as error:  # a broken plugin must not take the others with it
@@ -95,7 +101,7 @@ def load(kind: str) -> pluggy.PluginManager:
             manager.register(module, name=point.name)
             manager.check_pending()
         except pluggy.PluginValidationError as error:
-            raise PluginError(point.name, str(error)) from error
+            raise PluginError(point.name, " ".join(str(error).split())) from error
     if os.environ.get("EDGELLM_TRACE", "0") != "0":
         _trace(manager)
     return manager

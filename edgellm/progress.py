@@ -18,7 +18,7 @@ BAR = 24
 
 
 class Bar:
-    """Draws `compiling [######------] 12/24` in place and wipes it at the end."""
+    """Draws `compiling [######------]  50%` in place and wipes it at the end."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
@@ -30,8 +30,9 @@ class Bar:
         if now - self.drawn < INTERVAL and done < total:
             return
         self.drawn = now
-        filled = BAR * min(done, total) // total if total > 0 else 0
-        line = f"{what} [{'#' * filled}{'-' * (BAR - filled)}] {done}/{total}"
+        share = min(done / total, 1.0) if total > 0 else 0.0
+        filled = int(BAR * share)
+        line = f"{what} [{'#' * filled}{'-' * (BAR - filled)}] {share:4.0%}"
         line = line[: shutil.get_terminal_size().columns - 1]
         self.stream.write("\r" + line.ljust(self.width))
         self.stream.flush()

@@ -35,8 +35,8 @@ def test_drawn_in_place_and_wiped() -> None:
         bar("loading", 4, 4)
     empty, half, full, blank, end = stream.getvalue().split("\r")
     assert empty == end == ""
-    assert half == f"loading [{'-' * 24}] 0/4"
-    assert full == f"loading [{'#' * 24}] 4/4"
+    assert half == f"loading [{'-' * 24}]   0%"
+    assert full == f"loading [{'#' * 24}] 100%"
     assert blank == " " * len(full)
 
 
@@ -50,13 +50,16 @@ def test_a_shorter_line_covers_the_longer_one() -> None:
     assert len(short) == len(long)
 
 
-@pytest.mark.parametrize(("done", "total"), [(0, 0), (5, 0), (7, 3), (1, 10**12)])
-def test_odd_numbers_do_no_harm(done: int, total: int) -> None:
+@pytest.mark.parametrize(
+    ("done", "total", "shown"),
+    [(0, 0, "  0%"), (5, 0, "  0%"), (7, 3, "100%"), (1, 10**12, "  0%")],
+)
+def test_odd_numbers_do_no_harm(done: int, total: int, shown: str) -> None:
     stream = Terminal()
     with progress.bar(stream) as bar:
         assert bar is not None
         bar("loading", done, total)
-    assert f"{done}/{total}" in stream.getvalue()
+    assert shown in stream.getvalue()
 
 
 def test_never_wider_than_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,7 +79,7 @@ def test_draws_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
         for done in range(1000):
             bar("loading", done, 1000)
         bar("loading", 1000, 1000)
-    assert stream.getvalue().count("/1000") == 2
+    assert stream.getvalue().count("%") == 2
 
 
 def test_wiped_when_loading_fails() -> None:

@@ -38,6 +38,16 @@ def model_path(options: argparse.Namespace) -> str | None:
     return path
 
 
+def model_file(options: argparse.Namespace) -> str:
+    """The file of the model that was asked for, the built-in one's included."""
+    path = model_path(options)
+    if path is None:
+        from edgellm import runtime
+
+        path = str(runtime.default_model())
+    return path
+
+
 def positive(text: str) -> int:
     """An argument type: a whole number from 1 on."""
     number = int(text)
@@ -83,10 +93,16 @@ _FLAGS: tuple[tuple[tuple[str, ...], str, Callable[[str], object], str, str], ..
     (("--dry-base",), "dry_base", float, "X", "DRY's growth with the length of the sequence"),
     (("--dry-allowed-length",), "dry_allowed_length", int, "N", "length that DRY lets pass"),
     (("--dry-penalty-last-n",), "dry_penalty_last_n", int, "N", "tokens DRY looks at; -1: all"),
-    (("--mirostat",), "mirostat", int, "N", "2: Mirostat 2 in place of top-k, top-p, …; 0: off"),
+    (
+        ("--mirostat",),
+        "mirostat",
+        int,
+        "N",
+        "2: Mirostat 2 in place of top-k, top-p and others; 0: off",
+    ),
     (("--mirostat-ent",), "mirostat_tau", float, "TAU", "Mirostat's target of surprise"),
     (("--mirostat-lr",), "mirostat_eta", float, "ETA", "Mirostat's rate of learning"),
-    (("--samplers",), "samplers", _names, "A;B;…", "the filters and their order"),
+    (("--samplers",), "samplers", _names, "A;B", "the filters and their order"),
 )
 
 
@@ -95,9 +111,14 @@ def sampling(parser: argparse.ArgumentParser) -> None:
     defaults = {field.name: field.default for field in fields(Sampling)}
     group = parser.add_argument_group("sampling")
     group.add_argument(
-        "-n", "--predict", "--n-predict", type=tokens, default=-1, metavar="N",
+        "-n",
+        "--predict",
+        "--n-predict",
+        type=tokens,
+        default=-1,
+        metavar="N",
         help="the most tokens of an answer; -1: as many as the context holds",
-    )  # fmt: skip
+    )
     group.add_argument(
         "-s", "--seed", type=int, metavar="SEED", help="the same seed draws the same tokens"
     )
@@ -108,13 +129,21 @@ def sampling(parser: argparse.ArgumentParser) -> None:
             *flags, dest=name, type=kind, metavar=metavar, help=f"{text} (default: {shown})"
         )
     group.add_argument(
-        "--dry-sequence-breaker", dest="dry_sequence_breakers", action="append", metavar="TEXT",
+        "--dry-sequence-breaker",
+        dest="dry_sequence_breakers",
+        action="append",
+        metavar="TEXT",
         help="text that ends a sequence for DRY; any number, 'none' for none",
-    )  # fmt: skip
+    )
     group.add_argument(
-        "-l", "--logit-bias", dest="logit_bias", type=bias, action="append", metavar="TOKEN±BIAS",
+        "-l",
+        "--logit-bias",
+        dest="logit_bias",
+        type=bias,
+        action="append",
+        metavar="TOKEN(+/-)BIAS",
         help="make a token likelier or less likely, e.g. 15043+1; any number",
-    )  # fmt: skip
+    )
 
 
 def sampling_fields(options: argparse.Namespace) -> dict[str, object]:
@@ -137,13 +166,18 @@ def conversation(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("conversation")
     group.add_argument("-sys", "--system-prompt", metavar="TEXT", help="the system's message")
     group.add_argument(
-        "-r", "--reverse-prompt", action="append", default=[], metavar="TEXT",
+        "-r",
+        "--reverse-prompt",
+        action="append",
+        default=[],
+        metavar="TEXT",
         help="end the answer before this text; any number",
-    )  # fmt: skip
+    )
     group.add_argument(
-        "--chat-template", metavar="NAME|JINJA",
-        help="a named format (chatml, llama2, alpaca, …) or a template, in place of the model's",
-    )  # fmt: skip
+        "--chat-template",
+        metavar="NAME|JINJA",
+        help="a named format (chatml, llama2, alpaca) or a template, in place of the model's",
+    )
     group.add_argument(
         "--chat-template-file", type=Path, metavar="FILE", help="the same, from a file"
     )
