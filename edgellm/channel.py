@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import math
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
+from urllib.parse import parse_qsl, urlsplit
+
+from edgellm.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,3 +66,27 @@ class Channel(Protocol):
 
     async def serve(self, service: Service) -> None:
         """Open the port and serve it until cancelled (or, for a console, until its end)."""
+
+
+def query(url: str, known: Mapping[str, str]) -> dict[str, str]:
+    """The options after a channel URL's "?", with `known`'s values for those that aren't there.
+
+    Raises UsageError for one that isn't in `known`.
+    """
+    options = dict(known)
+    for name, value in parse_qsl(urlsplit(url).query, keep_blank_values=True):
+        if name not in known:
+            raise UsageError(f"{url}: unknown option {name!r}; known are {', '.join(known)}")
+        options[name] = value
+    return options
+
+
+def number(url: str, name: str, value: str, least: float, most: float) -> float:
+    """A channel URL's option as a number; raises UsageError unless it is from `least` to `most`."""
+    try:
+        found = float(value)
+    except ValueError:
+        found = math.nan
+    if not least <= found <= most:
+        raise UsageError(f"{url}: {name} is {value!r}; give a number from {least:g} to {most:g}")
+    return found
