@@ -1,0 +1,117 @@
+"""One answer alone: pieces, limits, statistics, errors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from toy_executor import BOS, EOS, VOCAB, ToyExecutor, ToyTokenizer
+
+from edgellm.errors import ContextError, UsageError
+from edgellm.generation import Piece, generate
+from edgellm.sampling import Sampling
+
+GREEDY = Sampling(temperature=0)
+PROMPT = [BOS, *b"hello"]
+
+
+def run(executor: ToyExecutor | None = None, **options: Any) -> Iterator[Piece]:
+    options = {"tokens": PROMPT, "sampling": GREEDY, "max_tokens": 10, **options}
+    return generate(executor or ToyExecutor(), ToyTokenizer(), **options)
+
+
+def reference(executor: ToyExecutor, prompt: list[int], count: int) -> list[int]:
+    """The greedy tokens, computed anew from the beginning for each."""
+    tokens = list(prompt)
+    for _ in range(count):
+        tokens.append(int(executor.prefill(tokens, 0, 0).argmax()))
+    return tokens[len(prompt) :]
+
+
+def test_pieces_are_the_models_tokens_and_their_text() -> None:
+    pieces = list(run())
+    assert [piece.token for piece in pieces] == reference(ToyExecutor(), PROMPT, 10)
+    assert "".join(p.text for p in pieces) == ToyTokenizer().decode([p.token or 0 for p in pieces])
+    assert [piece.done is None for piece in pieces] == [True] * 9 + [False]
+
+
+def test_statistics_ride_on_the_last_piece() -> None:
+    done = list(run())[-1].done
+    assert done is not None
+    assert (done.reason, done.tokens, done.prompt_tokens, done.cached_tokens) == (
+        "length",
+        10,
+        6,
+        0,
+    )
+    assert 0 <= done.first_token_s <= done.seconds
+
+
+def test_each_token_is_fed_once() -> None:
+    executor = ToyExecutor()
+    list(run(executor))
+    assert executor.record == [("prefill", (0,), 6)] + [("step", (0,), 1)] * 9
+
+
+def test_an_end_token_ends_the_answer_and_is_its_last_piece() -> None:
+    pieces = list(run(ToyExecutor(ends=4), max_tokens=-1))
+    assert [piece.token for piece in pieces].index(EOS) == len(pieces) - 1
+    assert pieces[-1].text == ""
+    assert pieces[-1].done is not None
+    assert pieces[-1].done.reason == "stop"
+
+
+@given(st.integers(0, 40), st.integers(1, 5))
+def test_a_stop_string_ends_the_answer_before_it(start: int, length: int) -> None:
+    whole = "".join(piece.text for piece in run(max_tokens=50))
+    stop = whole[start : start + length]
+    pieces = list(run(max_tokens=50, stop=[stop]))
+    assert "".join(piece.text for piece in pieces) == whole[: whole.index(stop)]
+    assert pieces[-1].done is not None
+    assert pieces[-1].done.reason == "stop"
+    assert len(pieces) == whole.index(stop) + length
+
+
+def test_the_context_end_ends_the_answer() -> None:
+    pieces = list(run(ToyExecutor(context=16), max_tokens=-1))
+    assert len(pieces) == 16 - len(PROMPT) + 1  # the last one is drawn, but not fed
+    assert pieces[-1].done is not None
+    assert pieces[-1].done.reason == "length"
+    full = list(run(ToyExecutor(context=len(PROMPT))))
+    assert len(full) == 1
+
+
+def test_no_tokens_wanted_is_one_piece_without_token() -> None:
+    executor = ToyExecutor()
+    (piece,) = run(executor, max_tokens=0)
+    assert (piece.token, piece.text) == (None, "")
+    assert piece.done is not None
+    assert piece.done.tokens == 0
+    assert not executor.record
+
+
+def test_echo_begins_the_text() -> None:
+    plain = [piece.text for piece in run()]
+    assert [piece.text for piece in run(echo="hello")] == ["hello" + plain[0], *plain[1:]]
+
+
+def test_the_same_seed_gives_the_same_tokens() -> None:
+    def tokens(seed: int) -> list[int | None]:
+        return [piece.token for piece in run(sampling=Sampling(seed=seed, temperature=2))]
+
+    assert tokens(1) == tokens(1)
+    assert tokens(1) != tokens(2)
+
+
+def test_errors_come_before_the_first_piece_and_name_the_sizes() -> None:
+    with pytest.raises(ContextError, match=r"97 tokens.*holds 96.*-c"):
+        run(tokens=[1] * 97)
+    with pytest.raises(UsageError, match="empty"):
+        run(tokens=[])
+    with pytest.raises(UsageError, match=f"token {VOCAB} .*0 to {VOCAB - 1}"):
+        run(tokens=[BOS, VOCAB])
+    with pytest.raises(UsageError, match="token -1"):
+        run(tokens=[-1])

@@ -1,0 +1,435 @@
+"""Many answers from one executor: the same as alone, in fair turns, whatever goes wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from toy_executor import BOS, ToyExecutor, ToyTokenizer
+
+from edgellm.channel import Done, Text
+from edgellm.errors import BackendError, BusyError, ContextError, PluginError, UsageError
+from edgellm.generation import generate
+from edgellm.sampling import Sampler, Sampling
+from edgellm.scheduler import Answer, Request, Scheduler
+from edgellm.session import Session
+
+BROKEN = 200
+"""A token that the toy never draws by itself."""
+GREEDY = Sampling(temperature=0)
+LONG = [BOS, *(b"the same system message for all " * 2)]  # 65 tokens, 8 chunks of 8 and one more
+
+
+def ask(text: str, max_tokens: int = 8, **options: Any) -> Request:
+    options = {"sampling": GREEDY, **options}
+    return Request([BOS, *text.encode()], max_tokens=max_tokens, **options)
+
+
+def serve(executor: ToyExecutor, test: Callable[[Scheduler], Awaitable[None]], **kw: int) -> None:
+    async def main() -> None:
+        async with asyncio.timeout(20), Scheduler(executor, ToyTokenizer(), **kw) as scheduler:
+            await test(scheduler)
+
+    asyncio.run(main())
+    assert executor.closed
+    assert not [t for t in threading.enumerate() if t.name.startswith("executor")]
+
+
+async def collect(answer: Answer) -> tuple[str, Done]:
+    *texts, done = [event async for event in answer]
+    assert isinstance(done, Done)
+    return "".join(event.text for event in texts if isinstance(event, Text)), done
+
+
+def alone(request: Request, **executor: int) -> str:
+    """What the request gets from an executor of its own, without a scheduler."""
+    pieces = generate(
+        ToyExecutor(**executor),
+        ToyTokenizer(),
+        request.tokens,
+        request.sampling,
+        request.max_tokens,
+        request.stop,
+    )
+    return "".join(piece.text for piece in pieces)
+
+
+REQUESTS = st.builds(
+    Request,
+    tokens=st.builds(
+        lambda shared, own: LONG[:shared] + list(own.encode()),
+        st.integers(1, 40),
+        st.text("abc", max_size=20),
+    ),
+    sampling=st.builds(Sampling, temperature=st.sampled_from([0.0, 1.5]), seed=st.integers(0, 9)),
+    max_tokens=st.integers(0, 12),
+    stop=st.lists(st.text("ab!", min_size=1, max_size=2), max_size=2).map(tuple),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.lists(REQUESTS, min_size=1, max_size=3), min_size=2, max_size=8),
+    st.integers(1, 4),
+    st.integers(1, 9),
+    st.randoms(use_true_random=False),
+)
+def test_every_session_gets_what_it_would_get_alone(
+    conversations: list[list[Request]], slots: int, chunk: int, random: Any
+) -> None:
+    async def talk(scheduler: Scheduler, requests: list[Request]) -> None:
+        session = Session("")
+        for request in requests:
+            for _ in range(random.randrange(5)):
+                await asyncio.sleep(0)
+            answer = scheduler.submit(session, request)
+            if random.random() < 0.2:  # somebody who hangs up in the middle
+                async for _ in answer:
+                    answer.stop()
+                assert alone(request, ends=30).startswith(answer.text)
+                continue
+            text, done = await collect(answer)
+            assert text == alone(request, ends=30)
+            assert done.prompt_tokens == len(request.tokens)
+        if random.random() < 0.5:
+            scheduler.release(session)
+
+    async def test(scheduler: Scheduler) -> None:
+        async with asyncio.TaskGroup() as group:
+            for requests in conversations:
+                group.create_task(talk(scheduler, requests))
+
+    serve(ToyExecutor(slots=slots, chunk=chunk, ends=30), test)
+
+
+def test_what_a_session_holds_is_not_computed_again() -> None:
+    executor = ToyExecutor()
+
+    async def test(scheduler: Scheduler) -> None:
+        session = Session("a")
+        first = ask("hello, how are you?", 5)
+        text, done = await collect(scheduler.submit(session, first))
+        assert done.cached_tokens == 0
+        # The last token of an answer was drawn, but not fed.
+        again = Request([*first.tokens, *text.encode(), *b"more"], GREEDY, 5)
+        executor.record.clear()
+        text, done = await collect(scheduler.submit(session, again))
+        assert text == alone(again)
+        assert done.cached_tokens == len(first.tokens) + 4
+        assert executor.record[0] == ("prefill", (0,), 5)
+
+    serve(executor, test)
+
+
+def test_a_prompt_that_is_held_whole_feeds_its_last_token_only() -> None:
+    executor = ToyExecutor()
+
+    async def test(scheduler: Scheduler) -> None:
+        session = Session("a")
+        first, _ = await collect(scheduler.submit(session, ask("hello")))
+        executor.record.clear()
+        again, done = await collect(scheduler.submit(session, ask("hello")))
+        assert again == first
+        assert done.cached_tokens == done.prompt_tokens - 1
+        assert {call for call, _, _ in executor.record} == {"step"}
+
+    serve(executor, test)
+
+
+def test_a_newcomer_takes_a_copy_of_a_shared_beginning() -> None:
+    executor = ToyExecutor()
+
+    async def test(scheduler: Scheduler) -> None:
+        request = Request(LONG + list(b"one"), GREEDY, 4)
+        await collect(scheduler.submit(Session("a"), request))
+        executor.record.clear()
+        other = Request(LONG + list(b"two"), GREEDY, 4)
+        text, done = await collect(scheduler.submit(Session("b"), other))
+        assert text == alone(other)
+        assert done.cached_tokens == 64  # whole chunks
+        assert executor.record[0] == ("copy", (0, 1), 64)
+
+    serve(executor, test)
+
+
+def test_a_newcomer_gets_the_slot_that_somebody_left_with_the_same_beginning() -> None:
+    executor = ToyExecutor()
+
+    async def test(scheduler: Scheduler) -> None:
+        for name in ("one", "two"):
+            session = Session(name)
+            request = Request(LONG + list(name.encode()), GREEDY, 4)
+            text, done = await collect(scheduler.submit(session, request))
+            assert text == alone(request)
+            scheduler.release(session)
+        assert done.cached_tokens == 64
+        assert {slots for _, slots, _ in executor.record} == {(0,)}
+
+    serve(executor, test)
+
+
+def test_the_least_recently_used_idle_session_makes_room() -> None:
+    executor = ToyExecutor(slots=2)
+
+    async def test(scheduler: Scheduler) -> None:
+        a, b, c = Session("a"), Session("b"), Session("c")
+        for session, text in ((a, "aaa"), (b, "bbb"), (a, "aaaa"), (c, "ccc")):
+            await collect(scheduler.submit(session, ask(text)))
+        assert b.slot is None
+        assert (a.slot, c.slot) != (None, None)
+        request = ask("bbbb")
+        text, done = await collect(scheduler.submit(b, request))
+        assert text == alone(request)
+        assert done.cached_tokens == 0
+        assert a.slot is None
+
+    serve(executor, test)
+
+
+def test_a_full_queue_says_so_and_loses_nothing() -> None:
+    executor = ToyExecutor(slots=2)
+
+    async def test(scheduler: Scheduler) -> None:
+        requests = [ask(f"number {index}") for index in range(5)]
+        answers = [scheduler.submit(Session(str(i)), r) for i, r in enumerate(requests)]
+        with pytest.raises(BusyError) as caught:
+            scheduler.submit(Session("late"), ask("late"))
+        assert caught.value.place == 3
+        assert 100 <= caught.value.retry_ms <= 60_000
+        assert scheduler.status()["waiting"] == 5
+        for answer, request in zip(answers, requests, strict=True):
+            assert (await collect(answer))[0] == alone(request)
+        await collect(scheduler.submit(Session("late"), ask("late")))
+
+    serve(executor, test, queue=3)
+
+
+def test_a_session_that_is_answering_is_busy() -> None:
+    async def test(scheduler: Scheduler) -> None:
+        session = Session("a")
+        answer = scheduler.submit(session, ask("one"))
+        with pytest.raises(BusyError):
+            scheduler.submit(session, ask("two"))
+        answer.stop()
+        text, _ = await collect(scheduler.submit(session, ask("two")))
+        assert text == alone(ask("two"))
+
+    serve(ToyExecutor(), test)
+
+
+def test_stop_ends_an_answer_at_once_and_feeds_no_further_token() -> None:
+    executor = ToyExecutor()
+
+    async def test(scheduler: Scheduler) -> None:
+        request = ask("hello", -1)
+        answer = scheduler.submit(Session("a"), request)
+        events = []
+        async for event in answer:
+            events.append(event)
+            if len(events) == 3:
+                fed = len(executor.record)
+                answer.stop()
+                answer.stop()
+        assert isinstance(events[-1], Done)
+        assert (events[-1].reason, events[-1].tokens) == ("cancel", len(events) - 1)
+        assert len(events) <= 5
+        await asyncio.sleep(0.05)
+        assert len(executor.record) <= fed + 1
+
+    serve(executor, test)
+
+
+def test_stop_works_in_the_queue_and_within_a_prompt() -> None:
+    executor = ToyExecutor(slots=1, chunk=1)
+
+    async def test(scheduler: Scheduler) -> None:
+        running = scheduler.submit(Session("a"), Request(LONG, GREEDY, 4))
+        waiting = scheduler.submit(Session("b"), ask("x"))
+        while not executor.record:
+            await asyncio.sleep(0)
+        for answer in (waiting, running):
+            answer.stop()
+            text, done = await collect(answer)
+            assert (text, done.reason, done.tokens) == ("", "cancel", 0)
+        await asyncio.sleep(0.05)
+        assert len(executor.record) < 5
+
+    serve(executor, test)
+
+
+def test_a_long_prompt_delays_others_by_one_chunk_a_token() -> None:
+    executor = ToyExecutor()
+
+    async def test(scheduler: Scheduler) -> None:
+        streaming = scheduler.submit(Session("a"), ask("a", 40))
+        async for _ in streaming:
+            break
+        long = [scheduler.submit(Session(n), Request([1, *LONG], GREEDY, 2)) for n in "bc"]
+        for answer in (*long, streaming):
+            await collect(answer)
+
+    serve(executor, test)
+    turns = "".join(call[0] for call, _, _ in executor.record if call in ("step", "prefill"))
+    assert "pp" not in turns
+    assert max(count for call, _, count in executor.record if call == "prefill") == executor.chunk
+    prompts = [slots for call, slots, count in executor.record if call == "prefill"]
+    assert prompts[1:7] == [(1,), (2,)] * 3, "prompts take turns"
+
+
+def test_decoding_sessions_share_a_step() -> None:
+    executor = ToyExecutor()
+
+    async def test(scheduler: Scheduler) -> None:
+        answers = [scheduler.submit(Session(n), ask(n, 20)) for n in "abcd"]
+        for answer in answers:
+            await collect(answer)
+
+    serve(executor, test)
+    assert sum(len(slots) == 4 for _, slots, _ in executor.record) >= 15
+
+
+def test_only_the_answer_that_breaks_the_model_fails() -> None:
+    executor = ToyExecutor()
+    executor.fail_on = {BROKEN}
+
+    async def test(scheduler: Scheduler) -> None:
+        bias = Sampling(temperature=0, logit_bias={BROKEN: 1000.0})
+        bad = scheduler.submit(Session("bad"), ask("x", 20, sampling=bias))
+        session = Session("good")
+        requests = [ask(text, 20) for text in ("good", "fine")]
+        good = [scheduler.submit(session, requests[0]), scheduler.submit(Session(""), requests[1])]
+        with pytest.raises(BackendError, match=r"RuntimeError: the toy breaks") as caught:
+            await collect(bad)
+        assert isinstance(caught.value.__cause__, RuntimeError)
+        for answer, request in zip(good, requests, strict=True):
+            assert (await collect(answer))[0] == alone(request)
+        # Its slot counts as empty, and the session can go on.
+        again, done = await collect(scheduler.submit(bad.session, ask("x", 20)))
+        assert again == alone(ask("x", 20))
+        assert done.cached_tokens == 0
+
+    serve(executor, test)
+
+
+def test_a_prompt_that_breaks_the_model_fails_alone() -> None:
+    executor = ToyExecutor()
+    executor.fail_on = {BROKEN}
+
+    async def test(scheduler: Scheduler) -> None:
+        good = scheduler.submit(Session("good"), ask("good", 20))
+        with pytest.raises(BackendError):
+            await collect(scheduler.submit(Session("bad"), Request([*LONG, BROKEN, 1])))
+        assert (await collect(good))[0] == alone(ask("good", 20))
+
+    serve(executor, test)
+
+
+def test_a_copy_that_fails_leaves_an_empty_slot() -> None:
+    class NoCopy(ToyExecutor):
+        def copy(self, source: int, target: int, length: int) -> None:
+            self.memory[target] = -1
+            raise MemoryError
+
+    async def test(scheduler: Scheduler) -> None:
+        request = Request(LONG, GREEDY, 4)
+        await collect(scheduler.submit(Session("a"), request))
+        session = Session("b")
+        with pytest.raises(BackendError, match="MemoryError"):
+            await collect(scheduler.submit(session, request))
+        assert session.slot is not None
+        assert session.slot.tokens == []
+
+    serve(NoCopy(), test)
+
+
+def test_a_sampler_that_raises_fails_its_answer_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    sample = Sampler.sample
+
+    def broken(self: Sampler, logits: NDArray[np.float32], history: Sequence[int]) -> int:
+        if history[1] == ord("x"):
+            raise PluginError("mine", "broken")
+        return sample(self, logits, history)
+
+    monkeypatch.setattr(Sampler, "sample", broken)
+
+    async def test(scheduler: Scheduler) -> None:
+        good = scheduler.submit(Session("good"), ask("good"))
+        with pytest.raises(PluginError, match="mine"):
+            await collect(scheduler.submit(Session("bad"), ask("x")))
+        assert (await collect(good))[0] == alone(ask("good"))
+
+    serve(ToyExecutor(), test)
+
+
+def test_requests_that_cannot_work_are_refused_at_once() -> None:
+    async def test(scheduler: Scheduler) -> None:
+        session = Session("a")
+        with pytest.raises(ContextError, match="97 tokens"):
+            scheduler.submit(session, Request([1] * 97))
+        with pytest.raises(UsageError):
+            scheduler.submit(session, Request([]))
+        with pytest.raises(UsageError, match="nonsense"):
+            scheduler.submit(session, ask("x", sampling=Sampling(samplers=("nonsense",))))
+        text, done = await collect(scheduler.submit(session, ask("x", 0, echo="x")))
+        assert (text, done.reason, done.tokens) == ("x", "length", 0)
+        text, done = await collect(scheduler.submit(session, ask("x", -1)))
+        assert (done.reason, done.tokens) == ("length", 95)
+
+    serve(ToyExecutor(), test)
+
+
+def test_close_ends_all_answers_and_waits_for_the_step_under_way() -> None:
+    executor = ToyExecutor(slots=1)
+    executor.gate = threading.Event()
+
+    async def main() -> None:
+        scheduler = Scheduler(executor, ToyTokenizer())
+        async with scheduler:
+            answers = [scheduler.submit(Session(n), ask(n)) for n in "abc"]
+            await asyncio.sleep(0.02)
+            closing = asyncio.create_task(scheduler.close())
+            await asyncio.sleep(0.02)
+            assert not closing.done()
+            executor.gate.set()
+            await closing
+            for answer in answers:
+                assert (await collect(answer))[1].reason == "cancel"
+            with pytest.raises(BackendError, match="shutting down"):
+                scheduler.submit(Session("late"), ask("late"))
+
+    asyncio.run(main())
+    assert executor.closed
+    assert len(executor.record) == 2  # the prompt that was under way, and close
+
+
+def test_release_stops_the_answer_and_frees_the_slot() -> None:
+    async def test(scheduler: Scheduler) -> None:
+        session = Session("a")
+        answer = scheduler.submit(session, ask("hello", -1))
+        async for _ in answer:
+            scheduler.release(session)
+        assert answer.ended
+        assert session.slot is None
+        text, _ = await collect(scheduler.submit(session, ask("hello")))
+        assert text == alone(ask("hello"))
+        scheduler.release(Session("never heard of"))
+
+    serve(ToyExecutor(slots=1), test)
+
+
+def test_status_counts() -> None:
+    async def test(scheduler: Scheduler) -> None:
+        await collect(scheduler.submit(Session("a"), ask("hello")))
+        status = scheduler.status()
+        assert (status["answering"], status["waiting"], status["slots"]) == (0, 0, 4)
+        assert isinstance(status["tokens_per_second"], float)
+        assert status["tokens_per_second"] > 0
+
+    serve(ToyExecutor(), test)
