@@ -71,20 +71,25 @@ def open(path: str | Path) -> Checkpoint:
     Raises FormatError for a broken file, UnsupportedError for one that edgellm can't run,
     UsageError where there is none.
     """
+    from edgellm import layout
+
     path = Path(path)
     if path.is_dir():
         from edgellm import huggingface
 
         _refuse_other_folders(path)
-        return huggingface.read(path)
-    if not path.is_file():
-        raise UsageError(f"{path}: no such file or folder")
-    _refuse_other_formats(path)
-    return _read_gguf(path)
+        checkpoint = huggingface.read(path)
+    else:
+        if not path.is_file():
+            raise UsageError(f"{path}: no such file or folder")
+        _refuse_other_formats(path)
+        checkpoint = _read_gguf(path)
+    layout.check(checkpoint.path, checkpoint.config, checkpoint.tensors)
+    return checkpoint
 
 
 def _read_gguf(path: Path) -> Checkpoint:
-    from edgellm import families, gguf, gguf_vocabulary
+    from edgellm import families, gguf, tokenizer
 
     file = gguf.read(path)
     template = file.metadata.get("tokenizer.chat_template")
@@ -95,7 +100,7 @@ def _read_gguf(path: Path) -> Checkpoint:
         format="gguf",
         config=families.config_from_gguf(file.path, file.metadata, file.tensors),
         tensors=file.tensors,
-        tokenizer=gguf_vocabulary.tokenizer_data(file.metadata, path),
+        tokenizer=tokenizer.tokenizer_data_from_gguf(file.metadata, path),
         template=template or None,
         provenance=Provenance(
             name=_text(file.metadata, "general.name", "general.basename"),

@@ -61,18 +61,23 @@ FAMILIES: dict[str, Family] = {
     ),
     "phi3": Family(),
     "granite": Family(rope_style="pair"),
+    "granitehybrid": Family(rope_style="pair"),
     "smollm3": Family(rope_style="pair", nope_period=4),
     "lfm2": Family(),
     "bitnet": Family(),
+    "bitnet-b1.58": Family(activation="relu2"),
 }
+
+SSM_KEYS = ("conv_kernel", "state_size", "group_count", "inner_size", "time_step_rank")
 
 # Keys below "<architecture>." that change nothing in the forward pass.
 IRRELEVANT = {
-    "rope.scaling.finetuned",
+    "expert_feed_forward_length",
+    "expert_shared_feed_forward_length",
+    "feed_forward_length",  # the matrices' shapes say it
     "tensor_data_layout",
     "vocab_size",
-    "expert_feed_forward_length",
-    "attention.shared_kv_layers",
+    *(f"ssm.{key}" for key in SSM_KEYS),  # Granite 4 lists them for its dense models too
 }
 # Keys whose mechanism isn't implemented; absent, zero or false they ask for nothing.
 REFUSED = {
@@ -88,7 +93,7 @@ REFUSED = {
 
 
 class Keys:
-    """The metadata of one architecture, read with every value checked and every key accounted for."""
+    """One architecture's metadata, every value checked when read, every key accounted for."""
 
     def __init__(self, file: str, architecture: str, metadata: Mapping[str, object]) -> None:
         self.file, self.prefix, self.metadata = file, architecture + ".", metadata
@@ -199,10 +204,10 @@ def config_from_gguf(
             keys.get("attention.value_length"),
             f"only the key's length, {head_dim}, is supported",
         )
-    hidden = keys.per_layer("feed_forward_length", 4 * dim, count, MAX_WIDTH)
-    if len(set(hidden)) != 1:
-        raise UnsupportedError(
-            file, keys.prefix + "feed_forward_length", hidden, "all layers must be alike"
+    down = tensors.get("blk.0.ffn_down.weight")
+    if down is None or len(down.shape) != 2:
+        raise FormatError(
+            file, "tensor blk.0.ffn_down.weight", None, "a matrix of that name is needed"
         )
     context = keys.integer("context_length", None, 1, MAX_CONTEXT)
     if not keys.flag("attention.causal", True):
@@ -231,7 +236,7 @@ def config_from_gguf(
         dim=dim,
         heads=heads,
         head_dim=head_dim,
-        hidden=hidden[0],
+        hidden=down.shape[1],
         context=context,
         layers=layers,
         norm=family.norm,
@@ -243,7 +248,7 @@ def config_from_gguf(
             0.0,
             1.0,
         ),
-        position=family.position,
+        position=family.position if ropes or family.position != "rope" else "none",
         rope_style=family.rope_style,
         ropes=ropes,
         parallel=_parallel(keys, family, architecture, tensors),
@@ -303,7 +308,7 @@ def _activation(
 
 def _attn_scale(keys: Keys, family: Family, dim: int, heads: int, count: int) -> float:
     if family.wide_scale_layers == count:
-        return (dim / heads) ** -0.5
+        return float((dim / heads) ** -0.5)
     return keys.number("attention.scale", 0.0)
 
 
@@ -326,7 +331,9 @@ def _ropes(
     fast = keys.number("rope.scaling.yarn_beta_fast", 32.0)
     slow = keys.number("rope.scaling.yarn_beta_slow", 1.0)
     extrapolation = keys.number("rope.scaling.yarn_ext_factor", 1.0, -1.0)
-    if family.position != "rope":
+    # Granite's files use this key to say whether there are positions at all.
+    rotary = keys.flag("rope.scaling.finetuned", True) or not keys.prefix.startswith("granite")
+    if family.position != "rope" or not rotary:
         return ()
     if width == 0 or width % 2:
         raise keys.fail("rope.dimension_count", width, f"an even number up to {head_dim} is needed")

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from tinygrad import Tensor, TinyJit, UOp, dtypes
+from tinygrad import Tensor, TinyJit, UOp
 
 from edgellm import layout
 from edgellm.checkpoint import Checkpoint, StoredTensor
@@ -50,7 +50,9 @@ class JitExecutor:
         self.transformer = Transformer(self.config, weights, context, margin=self.chunk)
         self.cache = Cache(self.config, context + self.chunk, slots, "float32" if exact else "half")
         # Each (1, T) token ids, slot, start, [row] -> logits (V,), or (T, V) for every.
-        self._one, self._many, self._every = (TinyJit(f) for f in (self._last, self._last, self._all))
+        self._one, self._many, self._every = (
+            TinyJit(f) for f in (self._last, self._last, self._all)
+        )
         self._warm_up(progress)
 
     def step(

@@ -27,7 +27,7 @@ def check(file: str, config: Config, tensors: Mapping[str, StoredTensor]) -> Non
         allowed.update({prefix + name: shape for name, shape in parts.items()})
         needed.update(prefix + name for name in ("ffn_up.weight", "ffn_down.weight"))
         if layer.kind == "conv":
-            names = [name for name in parts if name.startswith("shortconv") and "bias" not in name]
+            names = [f"shortconv.{part}.weight" for part in ("in_proj", "conv", "out_proj")]
         elif prefix + "attn_qkv.weight" in tensors:
             names = ["attn_qkv.weight", "attn_output.weight"]
         else:

@@ -148,7 +148,7 @@ class Transformer:
         self, index: int, x: Tensor, cache: Cache | None, slot: Position, start: Position
     ) -> Tensor:
         config, block, layer = self.config, self.blocks[index], self.config.layers[index]
-        batch, count = x.shape[0], x.shape[1]
+        batch, count = int(x.shape[0]), int(x.shape[1])
         heads, keys, width = config.heads, layer.kv_heads, config.head_dim
 
         if "attn_qkv.weight" in block:
@@ -262,7 +262,8 @@ class Transformer:
 
     def distance(self, count: int, start: Position) -> Tensor:
         """(T, L): the query's position minus the key's; negative for keys that come later."""
-        queries = Tensor.arange(count).reshape(count, 1) + start
+        first = Tensor(start) if isinstance(start, UOp) else start
+        queries = Tensor.arange(count).reshape(count, 1) + first
         keys = Tensor.arange(self.positions)[: start + count].reshape(1, start + count)
         return queries - keys
 

@@ -1,4 +1,4 @@
-"""Position tables, computed once in float64: rotary angles in all their scalings, ALiBi's slopes."""
+"""Position tables, computed once in float64: rotary angles with their scalings, ALiBi's slopes."""
 
 from __future__ import annotations
 

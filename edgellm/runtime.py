@@ -1,0 +1,156 @@
+"""A model loaded and ready: checkpoint, tokenizer and executor together, for one user at a time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgellm import checkpoint as checkpoints
+from edgellm import generation, plugins, tokenizer
+from edgellm.errors import BackendError, FormatError, UsageError
+from edgellm.sampling import Sampling
+
+if TYPE_CHECKING:
+    from edgellm.checkpoint import Checkpoint
+    from edgellm.config import Config
+    from edgellm.executor import Backend, Executor, Progress
+    from edgellm.generation import Piece
+    from edgellm.tokenizer import Tokenizer
+
+LARGEST_DEFAULT = 4096
+SMALLEST_DEFAULT = 512
+
+
+class Model:
+    """A loaded model. Close it, or use it in a `with` statement, to free its memory."""
+
+    def __init__(self, checkpoint: Checkpoint, tokenizer: Tokenizer, executor: Executor) -> None:
+        self.checkpoint = checkpoint
+        self.tokenizer = tokenizer
+        self.executor = executor
+
+    @property
+    def config(self) -> Config:
+        """What the forward pass depends on: widths, layers, norms, positions."""
+        return self.checkpoint.config
+
+    def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """Scores of every token after each of `ids`, (len(ids), vocab).
+
+        Raises ContextError if there are more ids than the context holds, UsageError for none or
+        for ids outside the vocabulary.
+        """
+        ids = [int(token) for token in ids]
+        generation.check_prompt(self.executor, ids)
+        return self.executor.prefill(ids, 0, 0, every=True)
+
+    def generate(
+        self,
+        ids_or_text: str | Sequence[int],
+        max_tokens: int = 128,
+        temperature: float = 0.0,
+        seed: int | None = None,
+        stop: Sequence[str] = (),
+        **sampling: Any,
+    ) -> Iterator[Piece]:
+        """Continue a prompt; yields pieces with .token and .text, the last with .done, statistics.
+
+        Text becomes tokens with the model's bos, control tokens written out in it included.
+        `sampling` takes the fields of `edgellm.sampling.Sampling`. Raises UsageError for others,
+        ContextError if the prompt is longer than the context.
+        """
+        unknown = sampling.keys() - {field.name for field in fields(Sampling)}
+        if unknown:
+            raise UsageError(f"unknown sampling option {min(unknown)!r}")
+        if isinstance(ids_or_text, str):
+            ids = self.tokenizer.encode(ids_or_text, add_special=True, parse_special=True)
+        else:
+            ids = [int(token) for token in ids_or_text]
+        options = Sampling(temperature=temperature, seed=seed, **sampling)
+        return generation.generate(
+            self.executor, self.tokenizer, ids, options, max_tokens=max_tokens, stop=stop
+        )
+
+    def close(self) -> None:
+        self.executor.close()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def load(
+    path: str | os.PathLike[str] | None = None,
+    exact: bool = False,
+    context: int | None = None,
+    *,
+    slots: int = 1,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> Model:
+    """Open a GGUF file or a Hugging Face folder (None: the built-in model), ready to run.
+
+    `exact` computes in float32 over exactly dequantised weights; otherwise matrices are kept in
+    float16. `context` is the number of positions of each of `slots` sequences; by default what the
+    model was trained for, within 512 and 4096.
+
+    Raises FormatError or UnsupportedError for a file that can't be run, UsageError for a bad
+    argument, BackendError if there is no such device or no compiler.
+    """
+    checkpoint = checkpoints.open(default_model() if path is None else Path(path))
+    data = checkpoint.tokenizer
+    if data is None:
+        raise FormatError(checkpoint.path, "tokenizer", None, "the model needs its vocabulary")
+    vocabulary = tokenizer.make(data)
+    if vocabulary.size > checkpoint.config.vocab:
+        raise FormatError(
+            checkpoint.path,
+            "tokenizer's size",
+            vocabulary.size,
+            f"the embedding has only {checkpoint.config.vocab} rows",
+        )
+    executor = backend(device).open(
+        checkpoint,
+        context=context_for(checkpoint, context),
+        slots=slots,
+        exact=exact,
+        progress=progress,
+    )
+    return Model(checkpoint, vocabulary, executor)
+
+
+def default_model() -> Path:
+    """The model inside the package."""
+    return Path(str(files("edgellm") / "default_model.gguf"))
+
+
+def context_for(checkpoint: Checkpoint, asked: int | None = None) -> int:
+    """How many positions a slot is to hold. Raises UsageError if the model can't have so many."""
+    config = checkpoint.config
+    most = None
+    if config.position == "learned":
+        most = checkpoint.tensors["position_embd.weight"].shape[0]
+    if asked is None:
+        wished = max(min(config.context, LARGEST_DEFAULT), SMALLEST_DEFAULT)
+        return min(wished, most or wished)
+    if asked < 1 or (most is not None and asked > most):
+        raise UsageError(f"a context of {asked} tokens; give 1 to {most or config.context}")
+    return asked
+
+
+def backend(device: str) -> Backend:
+    """The backend for a device. Raises BackendError if no plugin has it."""
+    found: Backend | None = plugins.load("backend").hook.edgellm_backend(device=device)
+    if found is None:
+        names = ", ".join(point.name for point in plugins.found("backend")) or "none"
+        raise BackendError(f"no backend runs on {device!r}; there are: {names}")
+    return found
