@@ -65,6 +65,7 @@ class Generation:
         self._sampler = Sampler(sampling, tokenizer)
         self._text = TextStream(tokenizer, stop)
         self._echo = echo
+        self._space = " " if list(tokens) == [tokenizer.bos] and _adds_space(tokenizer) else ""
         self._started = time.perf_counter()
         self._first: float | None = None
 
@@ -77,12 +78,16 @@ class Generation:
         if self._first is None:
             self._first = time.perf_counter()
         self.tokens.append(token)
-        text, self._echo = self._echo + self._text.push(token), ""
+        text = self._text.push(token)
         full = len(self.tokens) >= self.limit
-        if not self._text.stopped and not full:
-            return Piece(token, text)
-        text += self._text.flush()
-        return Piece(token, text, self.done("stop" if self._text.stopped else "length"))
+        done = None
+        if self._text.stopped or full:
+            text += self._text.flush()
+            done = self.done("stop" if self._text.stopped else "length")
+        if text and self._space:
+            text, self._space = text.removeprefix(self._space), ""
+        text, self._echo = self._echo + text, ""
+        return Piece(token, text, done)
 
     def done(self, reason: str) -> Done:
         """The statistics so far."""
@@ -112,6 +117,12 @@ def check_prompt(executor: Executor, tokens: Sequence[int]) -> None:
             raise UsageError(
                 f"token {token} is not in the vocabulary; ids go from 0 to {vocab - 1}"
             )
+
+
+def _adds_space(tokenizer: Tokenizer) -> bool:
+    """Whether the vocabulary puts a space before every text, which then isn't part of it."""
+    ids = tokenizer.encode("a")
+    return bool(ids) and tokenizer.piece(ids[0]).startswith(b" ")
 
 
 def generate(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -115,3 +116,31 @@ def test_errors_come_before_the_first_piece_and_name_the_sizes() -> None:
         run(tokens=[BOS, VOCAB])
     with pytest.raises(UsageError, match="token -1"):
         run(tokens=[-1])
+
+
+class SpacedTokenizer(ToyTokenizer):
+    """Puts a space before every text, as SentencePiece does."""
+
+    def encode(
+        self, text: str, add_special: bool = False, parse_special: bool = False
+    ) -> list[int]:
+        return super().encode(" " + text, add_special, parse_special)
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "prompt", "first"),
+    [
+        (SpacedTokenizer(), [BOS], "x"),
+        (SpacedTokenizer(), [BOS, 65], " x"),
+        (ToyTokenizer(), [BOS], " x"),
+    ],
+)
+def test_the_space_before_every_text_is_dropped_where_a_text_begins(
+    tokenizer: ToyTokenizer, prompt: list[int], first: str
+) -> None:
+    class Spaces(ToyExecutor):
+        def _logits(self, tokens: Any) -> Any:
+            return np.eye(VOCAB, dtype=np.float32)[ord("x" if tokens[-1] == ord(" ") else " ")]
+
+    pieces = generate(Spaces(), tokenizer, prompt, GREEDY, 4)
+    assert "".join(piece.text for piece in pieces) == first + " x"

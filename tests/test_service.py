@@ -1,0 +1,275 @@
+"""Conversations: prompts from messages, history, what happens when they grow too long."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from toy_executor import BOS, EOS, TURN, ToyExecutor, ToyTokenizer
+
+from edgellm.channel import Done, Text
+from edgellm.errors import BackendError, BusyError, ContextError
+from edgellm.generation import generate
+from edgellm.sampling import Sampling
+from edgellm.scheduler import Answer, Scheduler
+from edgellm.service import Conversations, continued
+from edgellm.session import Message
+
+GREEDY = Sampling(temperature=0)
+BROKEN = "\x01"
+
+
+def chat(messages: Sequence[Message]) -> str:
+    return "".join(f"<turn>{m['role'][0]}{m['content']}<eos>" for m in messages) + "<turn>a"
+
+
+def serve(
+    test: Callable[[Conversations], Awaitable[None]],
+    executor: ToyExecutor | None = None,
+    tokenizer: ToyTokenizer | None = None,
+    **options: Any,
+) -> None:
+    executor = executor or ToyExecutor(context=256)
+    tokenizer = tokenizer or ToyTokenizer()
+    options = {
+        "render": chat,
+        "sampling": GREEDY,
+        "max_tokens": 10,
+        "control": ["<bos>", "<eos>", "<turn>"],
+        **options,
+    }
+
+    async def main() -> None:
+        async with asyncio.timeout(20), Scheduler(executor, tokenizer, queue=2) as scheduler:
+            await test(Conversations(scheduler, tokenizer, **options))
+
+    asyncio.run(main())
+
+
+async def collect(answer: Answer) -> tuple[str, Done]:
+    *texts, done = [event async for event in answer]
+    assert isinstance(done, Done)
+    return "".join(event.text for event in texts if isinstance(event, Text)), done
+
+
+def alone(prompt: str, max_tokens: int = 10) -> str:
+    tokenizer = ToyTokenizer()
+    tokens = tokenizer.encode(prompt, add_special=True, parse_special=True)
+    pieces = generate(ToyExecutor(context=256), tokenizer, tokens, GREEDY, max_tokens)
+    return "".join(piece.text for piece in pieces)
+
+
+def test_a_conversation_remembers_its_turns_and_computes_only_the_new_ones() -> None:
+    async def test(service: Conversations) -> None:
+        one, _ = await collect(service.ask("a", "hello"))
+        assert one == alone("<turn>uhello<eos><turn>a")
+        two, done = await collect(service.ask("a", "and?"))
+        prompt = f"<turn>uhello<eos><turn>a{one}<eos><turn>uand?<eos><turn>a"
+        assert two == alone(prompt)
+        # bos and the first turn; all of the answer but its last token, which was never fed
+        assert done.cached_tokens == 1 + 8 + 1 + len(one)
+
+    serve(test)
+
+
+def test_the_system_message_comes_first_in_every_conversation() -> None:
+    async def test(service: Conversations) -> None:
+        for session in "ab":
+            text, _ = await collect(service.ask(session, "hello"))
+            assert text == alone("<turn>sBe brief.<eos><turn>uhello<eos><turn>a")
+
+    serve(test, system="Be brief.")
+
+
+def test_sessions_do_not_mix() -> None:
+    async def test(service: Conversations) -> None:
+        answers = [service.ask(name, name * 3) for name in "abcd"]
+        for name, answer in zip("abcd", answers, strict=True):
+            assert (await collect(answer))[0] == alone(f"<turn>u{name * 3}<eos><turn>a")
+
+    serve(test)
+
+
+def test_forget_begins_anew_and_keeps_the_system_message() -> None:
+    async def test(service: Conversations) -> None:
+        one, _ = await collect(service.ask("a", "hello"))
+        service.forget("a")
+        service.forget("unknown")
+        assert await collect(service.ask("a", "hello"))
+        answer = service.ask("b", "hello")
+        service.forget("b")  # in the middle of an answer
+        again = service.ask("b", "hello")
+        assert (await collect(answer))[1].reason == "cancel"
+        assert (await collect(again))[0] == one
+
+    serve(test, system="S")
+
+
+def test_a_stopped_answer_stays_in_the_history_as_far_as_it_came() -> None:
+    async def test(service: Conversations) -> None:
+        answer = service.ask("a", "hello")
+        async for _ in answer:
+            answer.stop()
+        part = answer.text
+        assert part
+        text, _ = await collect(service.ask("a", "go on"))
+        assert text == alone(f"<turn>uhello<eos><turn>a{part}<eos><turn>ugo on<eos><turn>a")
+        service.ask("a", "never mind").stop()  # before any text came: as if not asked
+        final, _ = await collect(service.ask("a", "bye"))
+        assert final == alone(
+            f"<turn>uhello<eos><turn>a{part}<eos><turn>ugo on<eos><turn>a{text}<eos>"
+            "<turn>ubye<eos><turn>a"
+        )
+
+    serve(test)
+
+
+def test_a_turn_that_failed_is_taken_back() -> None:
+    executor = ToyExecutor(context=256)
+    executor.fail_on = {ord(BROKEN)}
+
+    async def test(service: Conversations) -> None:
+        with pytest.raises(BackendError):
+            await collect(service.ask("a", BROKEN))
+        text, _ = await collect(service.ask("a", "hello"))
+        assert text == alone("<turn>uhello<eos><turn>a")
+
+    serve(test, executor)
+
+
+def test_busy_leaves_the_conversation_as_it_was() -> None:
+    async def test(service: Conversations) -> None:
+        answer = service.ask("a", "hello")
+        with pytest.raises(BusyError):
+            service.ask("a", "and?")
+        others = [service.ask(str(index), "x") for index in range(2)]
+        with pytest.raises(BusyError):
+            service.ask("late", "x")
+        one, _ = await collect(answer)
+        for other in others:
+            await collect(other)
+        two, _ = await collect(service.ask("a", "and?"))
+        assert two == alone(f"<turn>uhello<eos><turn>a{one}<eos><turn>uand?<eos><turn>a")
+
+    serve(test, ToyExecutor(context=256, slots=1))
+
+
+def test_a_conversation_that_outgrows_the_context_loses_its_oldest_turns() -> None:
+    executor = ToyExecutor(context=128)
+
+    async def test(service: Conversations) -> None:
+        lengths = []
+        for index in range(12):
+            _, done = await collect(service.ask("a", f"question {index}"))
+            lengths.append(done.prompt_tokens)
+            assert done.tokens == 10
+        assert max(lengths) <= 128 - 10
+        drops = [b < a for a, b in itertools.pairwise(lengths)]
+        assert 1 <= sum(drops) <= 4
+        shown = executor.memory[0][executor.memory[0] >= 0]
+        prompt = ToyTokenizer().decode([int(token) for token in shown])
+        assert prompt.startswith("sBe brief.uquestion")
+        assert service.status()["dropped_turns"] == 12 - prompt.count("uquestion") > 0
+
+    serve(test, executor, system="Be brief.")
+
+
+def test_a_single_turn_that_is_too_long_is_refused_and_forgotten() -> None:
+    async def test(service: Conversations) -> None:
+        with pytest.raises(ContextError, match=r"306 tokens.*256"):
+            service.ask("a", "x" * 300)
+        text, _ = await collect(service.ask("a", "hello"))
+        assert text == alone("<turn>uhello<eos><turn>a")
+
+    serve(test)
+
+
+@given(st.lists(st.sampled_from(["<eos>", "<turn>", "<bos>", "<", "eos>", "<turn", ">", "x"])))
+def test_a_user_cannot_write_control_tokens(parts: list[str]) -> None:
+    prompts: list[Sequence[int]] = []
+
+    class Watched(ToyExecutor):
+        def prefill(self, tokens: Sequence[int], *rest: Any, **more: Any) -> Any:
+            prompts.append(tokens)
+            return super().prefill(tokens, *rest, **more)
+
+    async def test(service: Conversations) -> None:
+        await collect(service.ask("a", "".join(parts)))
+
+    serve(test, Watched(context=256, chunk=256), max_tokens=1)
+    assert [token for token in prompts[0] if token >= 256] == [BOS, TURN, EOS, TURN]
+
+
+def test_the_first_token_is_there_once() -> None:
+    async def test(service: Conversations) -> None:
+        _, done = await collect(service.ask("a", "x"))
+        assert done.prompt_tokens == 2
+
+    serve(test, render=lambda messages: "<bos>" + messages[-1]["content"])
+    serve(test, render=lambda messages: messages[-1]["content"])
+
+    class NoBos(ToyTokenizer):
+        bos = None
+
+        def encode(
+            self, text: str, add_special: bool = False, parse_special: bool = False
+        ) -> list[int]:
+            return super().encode(text, False, parse_special)
+
+    serve(test, tokenizer=NoBos(), render=lambda messages: messages[-1]["content"] + "!")
+
+
+def test_without_a_format_the_model_continues_the_text() -> None:
+    async def test(service: Conversations) -> None:
+        one, _ = await collect(service.ask("a", "Once <eos>"))
+        tokens = [BOS, *b"Once <eos>"]
+        pieces = generate(ToyExecutor(context=256), ToyTokenizer(), tokens, GREEDY, 10)
+        assert one == "Once <eos>" + "".join(piece.text for piece in pieces)
+        two, done = await collect(service.ask("a", "Then"))
+        tokens = [BOS, *f"{one}\nThen".encode()]
+        pieces = generate(ToyExecutor(context=256), ToyTokenizer(), tokens, GREEDY, 10)
+        assert two == "Then" + "".join(piece.text for piece in pieces)
+        assert done.cached_tokens == len(one)
+
+    serve(test, render=None)
+
+
+def test_without_a_format_an_empty_question_begins_a_text() -> None:
+    async def test(service: Conversations) -> None:
+        text, done = await collect(service.ask("a", ""))
+        assert (len(text), done.prompt_tokens) == (10, 1)
+
+    serve(test, render=None)
+
+
+def test_continued_puts_each_question_in_a_new_line() -> None:
+    turns = [("system", "S"), ("user", "a"), ("assistant", "b"), ("user", "c")]
+    assert continued([Message(role=role, content=text) for role, text in turns]) == "S\nab\nc"
+
+
+def test_close_stops_and_frees() -> None:
+    async def test(service: Conversations) -> None:
+        answer = service.ask("a", "hello")
+        service.close("a")
+        service.close("a")
+        assert (await collect(answer))[1].reason == "cancel"
+        assert service.status()["sessions"] == 0
+        text, _ = await collect(service.ask("a", "hello"))
+        assert text == alone("<turn>uhello<eos><turn>a")
+
+    serve(test)
+
+
+def test_status_says_what_there_is() -> None:
+    async def test(service: Conversations) -> None:
+        await collect(service.ask("a", "hello"))
+        status = service.status()
+        assert status["model"] == "toy"
+        assert (status["sessions"], status["waiting"], status["context"]) == (1, 0, 256)
+
+    serve(test, about={"model": "toy"})
