@@ -26,7 +26,7 @@ RUNTIME_BYTES = 160 << 20
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
-    shared.model(parser)
+    shared.add_model(parser)
     parser.add_argument("--json", action="store_true", help="print a JSON object")
 
 

@@ -6,12 +6,13 @@ import argparse
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from edgellm.errors import UsageError
 from edgellm.sampling import Sampling
 
 
-def model(parser: argparse.ArgumentParser) -> None:
+def add_model(parser: argparse.ArgumentParser) -> None:
     """Which model, and how it is run."""
     parser.add_argument(
         "model",
@@ -106,7 +107,7 @@ _FLAGS: tuple[tuple[tuple[str, ...], str, Callable[[str], object], str, str], ..
 )
 
 
-def sampling(parser: argparse.ArgumentParser) -> None:
+def add_sampling(parser: argparse.ArgumentParser) -> None:
     """How tokens are drawn, and when to end."""
     defaults = {field.name: field.default for field in fields(Sampling)}
     group = parser.add_argument_group("sampling")
@@ -146,10 +147,12 @@ def sampling(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def sampling_fields(options: argparse.Namespace) -> dict[str, object]:
-    """The fields of Sampling that were given on the command line."""
+def sampling(options: argparse.Namespace) -> Sampling:
+    """What was given on the command line, the rest by default. Raises UsageError as Sampling."""
     names = [name for _, name, *_ in _FLAGS]
-    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    given: dict[str, Any] = {
+        name: getattr(options, name) for name in names if getattr(options, name) is not None
+    }
     if options.seed is not None and options.seed >= 0:
         given["seed"] = options.seed
     if options.dry_sequence_breakers is not None:
@@ -158,10 +161,10 @@ def sampling_fields(options: argparse.Namespace) -> dict[str, object]:
         )
     if options.logit_bias is not None:
         given["logit_bias"] = dict(options.logit_bias)
-    return given
+    return Sampling(**given)
 
 
-def conversation(parser: argparse.ArgumentParser) -> None:
+def add_conversation(parser: argparse.ArgumentParser) -> None:
     """How a conversation is put to the model."""
     group = parser.add_argument_group("conversation")
     group.add_argument("-sys", "--system-prompt", metavar="TEXT", help="the system's message")
@@ -180,6 +183,12 @@ def conversation(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--chat-template-file", type=Path, metavar="FILE", help="the same, from a file"
+    )
+    group.add_argument(
+        "-no-cnv",
+        "--no-conversation",
+        action="store_true",
+        help="no chat format: the model goes on with the text as it is",
     )
 
 

@@ -1,0 +1,103 @@
+"""edgellm run: one prompt, one answer, on standard output."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import re
+import sys
+from pathlib import Path
+
+from edgellm.channel import Done, Text
+from edgellm.commands import host
+from edgellm.commands import options as shared
+from edgellm.errors import UsageError
+from edgellm.runtime import Model
+
+EPILOG = """\
+examples:
+  edgellm run -p "turn on the lamp"
+  edgellm run -m model.gguf -n 100 --temp 0 -p "What is a heat pump?"
+  git diff | edgellm run -m model.gguf -sys "Write a commit message for this change."
+  edgellm run -m stories.gguf -no-cnv --temp 0 -c 256 -p "Once upon a time"
+
+A model with a chat format answers the prompt; one without goes on writing it, and the prompt is
+printed too. The answer ends with a newline.
+"""
+
+ESCAPES = {"n": "\n", "t": "\t"}
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = EPILOG
+    shared.add_model(parser)
+    parser.add_argument(
+        "-p", "--prompt", metavar="TEXT", help="the prompt; without one, or '-', standard input"
+    )
+    parser.add_argument("-f", "--file", type=Path, metavar="FILE", help="the prompt, from a file")
+    parser.add_argument(
+        "-e", "--escape", action="store_true", help=r"\n, \t, \" and \\ in the prompt mean those"
+    )
+    parser.add_argument(
+        "--no-display-prompt", action="store_true", help="don't print the prompt of raw text"
+    )
+    parser.add_argument("-v", "--verbose", action="store_true", help="tell the speed afterwards")
+    shared.add_conversation(parser)
+    shared.add_sampling(parser)
+
+
+def main(options: argparse.Namespace) -> int:
+    text = prompt(options)
+    model = host.load(options)
+    asyncio.run(answer(model, options, text))
+    return 0
+
+
+async def answer(model: Model, options: argparse.Namespace, text: str) -> None:
+    """Print the answer to `text` as it comes."""
+    async with host.conversations(model, options) as service:
+        hidden = text if options.no_display_prompt else ""
+        async for event in service.ask("run", text):
+            match event:
+                case Text(piece):
+                    shown, hidden = piece.removeprefix(hidden), ""
+                    sys.stdout.write(shown)
+                    sys.stdout.flush()
+                case Done():
+                    sys.stdout.write("\n")
+                    if options.verbose:
+                        print(speed(event), file=sys.stderr)
+
+
+def prompt(options: argparse.Namespace) -> str:
+    """The prompt, wherever it comes from. Raises UsageError where there is none."""
+    text: str | None = options.prompt
+    if options.file is not None:
+        if text is not None:
+            raise UsageError("--prompt and --file exclude each other")
+        text = shared.read_text(options.file).removesuffix("\n")
+    elif text is None or text == "-":
+        if text is None and sys.stdin.isatty():
+            raise UsageError("no prompt; give one with -p, -f or on standard input")
+        text = standard_input()
+    if options.escape:
+        text = re.sub(r"\\([nt\"\\])", lambda found: ESCAPES.get(found[1], found[1]), text)
+    return text
+
+
+def standard_input() -> str:
+    """All of standard input, without its last newline."""
+    try:
+        return sys.stdin.buffer.read().decode("utf-8").removesuffix("\n")
+    except UnicodeDecodeError as error:
+        raise UsageError("standard input is not UTF-8 text") from error
+
+
+def speed(done: Done) -> str:
+    """The statistics of an answer, in one line."""
+    seconds = done.seconds - done.first_token_s
+    rate = f", {(done.tokens - 1) / seconds:.1f} tokens/s" if done.tokens > 1 and seconds else ""
+    return (
+        f"{done.prompt_tokens} prompt tokens, first token after {done.first_token_s:.2f} s, "
+        f"{done.tokens} tokens{rate} ({done.reason})"
+    )

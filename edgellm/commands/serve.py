@@ -1,0 +1,79 @@
+"""edgellm serve: one model for any number of serial lines, sockets and terminals."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import signal
+from collections.abc import Sequence
+
+from edgellm import plugins
+from edgellm.channel import Channel, Service
+from edgellm.commands import host
+from edgellm.commands import options as shared
+from edgellm.errors import UsageError
+from edgellm.runtime import Model
+
+EPILOG = """\
+examples:
+  edgellm serve --channel tcp://127.0.0.1:7070
+  edgellm serve model.gguf --channel serial:///dev/ttyACM0?baud=115200 --channel unix:///tmp/llm
+  edgellm serve model.gguf -np 8 -c 1024 --channel tcp://[::1]:7070 --channel console:
+
+A question is a line, the answer streams back and ends with a newline. Ctrl-C or SIGTERM ends.
+"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = EPILOG
+    shared.add_model(parser)
+    parser.add_argument(
+        "--channel", action="append", required=True, metavar="URL", help="where to answer; repeat"
+    )
+    parser.add_argument(
+        "-np",
+        "--parallel",
+        type=shared.positive,
+        default=4,
+        metavar="N",
+        help="conversations that are kept in memory and answered at once (default: 4)",
+    )
+    shared.add_conversation(parser)
+    shared.add_sampling(parser)
+
+
+def main(options: argparse.Namespace) -> int:
+    channels = [channel(url) for url in options.channel]
+    model = host.load(options, slots=options.parallel)
+    asyncio.run(serve(model, options, channels))
+    return 0
+
+
+def channel(url: str) -> Channel:
+    """The channel that a URL names. Raises UsageError if no plugin knows its scheme."""
+    found: Channel | None = plugins.load("channel").hook.edgellm_channel(url=url)
+    if found is None:
+        names = ", ".join(point.name for point in plugins.found("channel")) or "none"
+        raise UsageError(f"{url}: no channel plugin serves that; installed are: {names}")
+    return found
+
+
+async def serve(model: Model, options: argparse.Namespace, channels: Sequence[Channel]) -> None:
+    """Serve all channels until each has ended, one has failed, or a signal comes."""
+    async with host.conversations(model, options) as service:
+        work = asyncio.create_task(serve_all(channels, service))
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, work.cancel)
+        with contextlib.suppress(asyncio.CancelledError):  # a signal is the usual end
+            await work
+
+
+async def serve_all(channels: Sequence[Channel], service: Service) -> None:
+    """Run the channels side by side; if one fails, the others are ended and its error is raised."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for one in channels:
+                group.create_task(one.serve(service), name=one.url)
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from failed
