@@ -27,6 +27,13 @@ def _gpt_4o(upper: str, lower: str, contraction: str, numbers: str) -> str:
     return rf"{words}|{numbers}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{_SPACES}"
 
 
+def _gpt_4(numbers: str) -> str:
+    """The pattern of GPT-4 and its kin: Llama 3's, but one line end at a time."""
+    words = rf"{_CONTRACTION}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+"
+    lines = r"\s*[\r\n]|\s+(?!\S)|\s+"
+    return rf"{words}|{numbers}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{lines}"
+
+
 _UPPER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]"
 _LOWER = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 # What GGUF's vocabularies are cut by: letters beyond ASCII count as both cases, marks as neither.
@@ -51,6 +58,8 @@ STEPS: dict[str, str] = {
     "gpt-4o-ascii": _gpt_4o(_UPPER_ASCII, _LOWER_ASCII, rf"(?:{_CONTRACTION})?", r"\p{N}{1,3}"),
     "tekken": _gpt_4o(_UPPER, _LOWER, "", r"\p{N}"),
     "tekken-ascii": _gpt_4o(_UPPER_ASCII, _LOWER_ASCII, "", r"\p{N}"),
+    "gpt-4": _gpt_4(r"\p{N}{1,3}"),
+    "bailing": _gpt_4(r"\p{N}"),
     "line-ends": r"[\r\n]",
     "spaced-letters": r"\s?\p{L}+",
     "spaced-punctuation": r"\s?\p{P}+",
@@ -72,6 +81,7 @@ _NAMES: dict[tuple[str, ...], str] = {
     "smaug-bpe glm4 chatglm-bpe",
     ("qwen2",): "qwen2 stablelm2 deepseek-r1-qwen megrez hunyuan grok-2 solar-open",
     ("qwen35",): "qwen35",
+    ("bailing",): "bailingmoe bailingmoe2 llada-moe",
     ("gpt-4o-ascii",): "gpt-4o llama4 kanana2 minimax-m2",
     ("tekken-ascii",): "tekken",
     ("seed",): "seed-coder",
@@ -82,6 +92,52 @@ _NAMES: dict[tuple[str, ...], str] = {
 }
 PRE_TOKENIZERS = {name: steps for steps, names in _NAMES.items() for name in names.split()}
 """The steps that each of GGUF's pre-tokenizer names stands for."""
+
+
+# How tokenizer.json files spell steps; `tokenizers` runs them on its own engine, with the same
+# results on whole characters.
+_ANY_CASE = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_NO_CASE = "(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])"
+_GPT_4 = "'(?i:[sdmt]|ll|ve|re)"
+_END = r"\s*[\r\n]+|\s+(?!\S)|\s+"
+
+
+def _spellings() -> dict[str, str]:
+    found = {
+        r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+": "gpt-2",
+        "[0-9][0-9][0-9]": "three-digits",
+        r"\p{N}{1,3}": "three-numbers",
+        r"\p{N}": "digits",
+        r"\d": "digits",
+        r"[\r\n]": "line-ends",
+        r"\s?\p{L}+": "spaced-letters",
+        r"\s?\p{P}+": "spaced-punctuation",
+        "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+": "cjk",
+        "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+": "kana-and-han",
+        STEPS["deepseek-v3"]: "deepseek-v3",
+    }
+    for numbers, step in ((r"\p{N}{1,3}", "llama3"), (r"\p{N}", "qwen2")):
+        for case in (_ANY_CASE, _NO_CASE):
+            words = rf"{case}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{numbers}"
+            found[rf"{words}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{_END}"] = step
+    for case in (_ANY_CASE, _NO_CASE):
+        words = rf"{case}|[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}]+|\p{{N}}"
+        found[rf"{words}| ?[^\s\p{{L}}\p{{M}}\p{{N}}]+[\r\n]*|{_END}"] = "qwen35"
+        found[_gpt_4o(_UPPER, _LOWER, f"{case}?", r"\p{N}{1,3}")] = "gpt-4o"
+    found[_gpt_4o(_UPPER, _LOWER, "", r"\p{N}")] = "tekken"
+    for numbers, step in ((r"\p{N}{1,3}", "gpt-4"), (r"\p{N}", "bailing")):
+        words = rf"{_GPT_4}|[^\r\n\p{{L}}\p{{N}}]?+\p{{L}}+|{numbers}"
+        tail = r"\s*[\r\n]|\s+(?!\S)|\s+"
+        found[rf"{words}| ?[^\s\p{{L}}\p{{N}}]++[\r\n]*|{tail}"] = step
+    return found
+
+
+def named_step(pattern: str) -> str | None:
+    """The step that a tokenizer.json spells as `pattern`, None where it isn't known.
+
+    Unknown patterns are not run: a hostile one can take exponential time.
+    """
+    return _spellings().get(pattern)
 
 
 @functools.cache
