@@ -138,6 +138,10 @@ _HEADS = {
 
 def _refuse_other_formats(path: Path) -> None:
     """Say what a file that isn't GGUF is, as far as its name and first bytes tell."""
+    if not path.exists():
+        raise UsageError(f"{path}: no such file or folder")
+    if not path.is_file():
+        raise UsageError(f"{path}: neither a file nor a folder")
     try:
         with path.open("rb") as file:
             head = file.read(4)
@@ -160,7 +164,10 @@ def _refuse_other_formats(path: Path) -> None:
 
 def _refuse_other_folders(folder: Path) -> None:
     """Say why a folder without config.json or safetensors can't be opened, and what would help."""
-    names = sorted(entry.name for entry in folder.iterdir())
+    try:
+        names = sorted(entry.name for entry in folder.iterdir())
+    except OSError as error:
+        raise UsageError(f"{folder}: {error.strerror}") from error
     ggufs = [name for name in names if name.endswith(".gguf")]
     if "config.json" not in names:
         remedy = f"name the file {ggufs[0]} in it" if ggufs else "a model folder has that file"

@@ -17,6 +17,12 @@ EdgeError
 
 from __future__ import annotations
 
+import reprlib
+
+# A value out of a hostile file may be huge: it isn't spelled out only to be cut.
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
+
 
 class EdgeError(Exception):
     """Base of every error that edgellm raises on purpose; its text is one line for the user."""
@@ -37,7 +43,7 @@ class FormatError(EdgeError):
 
     def __init__(self, file: object, field: str, value: object, allowed: str) -> None:
         self.file, self.field, self.value, self.allowed = str(file), field, value, allowed
-        shown = repr(value)
+        shown = _SHORT.repr(value).replace("\n", " ")
         if len(shown) > 80:
             shown = shown[:77] + "..."
         super().__init__(f"{self.file}: {field} is {shown}; {allowed}")

@@ -167,7 +167,7 @@ class Keys:
             name = key.removeprefix(self.prefix)
             if name == key or name in self.read or name in IRRELEVANT:
                 continue
-            if name in REFUSED and not value:
+            if name in REFUSED and not isinstance(value, np.ndarray) and not value:
                 continue
             raise UnsupportedError(
                 self.file, key, value, "edgellm doesn't know this key, and ignoring it may be wrong"

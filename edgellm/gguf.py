@@ -62,7 +62,7 @@ def read(path: str | Path) -> GGUFFile:
     """
     file = _Reader(Path(path)).file()
     count = file.metadata.get("split.count", 1)
-    return file if count in (0, 1) else _gather(file, count)
+    return file if isinstance(count, int) and count < 2 else _gather(file, count)
 
 
 def _gather(opened: GGUFFile, count: object) -> GGUFFile:

@@ -7,6 +7,7 @@ import functools
 import re
 from collections.abc import Sequence
 
+from edgellm.errors import FormatError
 from edgellm.tokenizer import (
     BYTE,
     CONTROL,
@@ -41,6 +42,10 @@ class Vocabulary:
     def __init__(self, data: TokenizerData, add_bos: bool, add_eos: bool) -> None:
         self.data = data
         self.size = len(data.tokens)
+        for token, kind in enumerate(data.types):
+            if kind == BYTE and not re.fullmatch("<0x[0-9A-Fa-f]{2}>", data.tokens[token]):
+                allowed = "it must look like <0x0A>"
+                raise FormatError(data.file, f"byte token {token}", data.tokens[token], allowed)
         self.bos, self.eos = data.bos, data.eos
         self.ids: dict[str, int] = dict(zip(data.tokens, range(self.size), strict=True))
         self.eog = data.extra_eog | {self.ids[t] for t in END_OF_GENERATION if t in self.ids}

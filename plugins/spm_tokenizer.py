@@ -39,7 +39,7 @@ class SPMTokenizer(Vocabulary):
         ranks = {text: -score for text, score in zip(data.tokens, data.scores, strict=True)}
         for token in range(self.size):
             if self.kind(token) in (CONTROL, UNKNOWN, BYTE):
-                del ranks[data.tokens[token]]
+                ranks.pop(data.tokens[token], None)  # several tokens may have one text
         return ranks, ""
 
     @functools.cached_property
