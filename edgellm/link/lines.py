@@ -122,10 +122,11 @@ def _typed(line: str) -> str:
 class Lines:
     """One peer's line, both ways. Every method but `receive*` returns bytes to send, in order."""
 
-    def __init__(self, limit: int = MAX_LINE) -> None:
+    def __init__(self, limit: int = MAX_LINE, commands: dict[str, Usage] = COMMANDS) -> None:
         self.dot = False
         """Whether answers begun from now on end with a dot line."""
         self._limit = limit
+        self._commands = commands
         self._line = bytearray()
         self._skipping = False  # the rest of a refused line, up to its end
         self._dotted = False
@@ -164,7 +165,7 @@ class Lines:
         if skipped:
             return []
         try:
-            event = parse(line.decode())
+            event = parse(line.decode(), self._commands)
         except UnicodeDecodeError as error:
             event = Rejected(f"byte {error.start} of the line is not UTF-8")
         return [] if event is None else [event]
