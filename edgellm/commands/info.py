@@ -20,7 +20,7 @@ examples:
   edgellm info model.gguf --ctx-size 2048 --json
 """
 
-RUNTIME_BYTES = 160 << 20
+RUNTIME_BYTES = 80 << 20
 """What Python, NumPy and tinygrad take before the first weight is loaded, measured on x86-64."""
 
 
