@@ -16,6 +16,7 @@ Strategy:
   are computed once: a newcomer gets the slot that fits best, or a copy of another's beginning.
 - An answer that ends, whatever the reason, leaves the running list at the beginning of the next
   turn. `stop` therefore takes effect at once for the asker, and within one step for the executor.
+- Who goes first is decided in one place, the order of the waiting answers: as they came.
 - A step that fails is repeated answer by answer, so that only those fail that must; their slots
   count as empty afterwards.
 """
@@ -24,6 +25,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -69,6 +71,8 @@ class Answer:
         self.session = session
         self.generation = generation
         self.slot: Slot | None = None
+        """None while it waits."""
+        self.admitted = 0.0
         self.text = ""
         """All text so far."""
         self.error: EdgeError | None = None
@@ -98,14 +102,13 @@ class Answer:
         """End with an error, if it hasn't ended; one that isn't ours is named as the model's."""
         if self.ended:
             return
-        if not isinstance(error, EdgeError):
-            cause, error = (
-                error,
-                BackendError(f"the answer failed ({type(error).__name__}: {error}); ask again"),
-            )
-            error.__cause__ = cause
-        self.error = error
-        self._end(error)
+        if isinstance(error, EdgeError):
+            self.error = error
+        else:
+            message = f"the answer failed ({type(error).__name__}: {error}); ask again"
+            self.error = BackendError(message)
+            self.error.__cause__ = error
+        self._end(self.error)
 
     def _end(self, event: Done | EdgeError) -> None:
         self.ended = True
@@ -206,19 +209,19 @@ class Scheduler:
         }
 
     async def close(self) -> None:
-        """End all answers, wait for the worker and close the executor. May be called twice."""
-        if self._closing:
-            return
-        self._closing = True
+        """End all answers, wait for the step under way, then close the executor."""
+        first, self._closing = not self._closing, True
         for answer in (*self._waiting, *self._running):
             answer.stop()
         self._wake.set()
-        if self._task is not None:
-            await self._task
         try:
-            await self._in_worker(self._executor.close)
+            if self._task is not None:
+                await self._task
         finally:
-            self._worker.shutdown()
+            if first:
+                closed = self._worker.submit(self._executor.close)
+                self._worker.shutdown()
+                closed.result()
 
     # The task
 
@@ -265,6 +268,7 @@ class Scheduler:
             slot.owner.slot = None
         slot.owner, session.slot, answer.slot = session, slot, slot
         slot.used = next(self._counter)
+        answer.admitted = time.monotonic()
         self._running.append(answer)
 
         held = common_prefix(slot.tokens, prompt)
@@ -373,10 +377,10 @@ class Scheduler:
             return
         answer.deliver(piece)
         if piece.done is not None:
-            self._measure(piece.done)
+            self._measure(answer, piece.done)
 
-    def _measure(self, done: Done) -> None:
-        self._answer_s += SMOOTHING * (done.seconds - self._answer_s)
+    def _measure(self, answer: Answer, done: Done) -> None:
+        self._answer_s += SMOOTHING * (time.monotonic() - answer.admitted - self._answer_s)
         token_s = (done.seconds - done.first_token_s) / max(1, done.tokens - 1)
         self._token_s += (SMOOTHING if self._token_s else 1.0) * (token_s - self._token_s)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_executor import BOS, EOS, VOCAB, ToyExecutor, ToyTokenizer
 
@@ -65,6 +65,7 @@ def test_an_end_token_ends_the_answer_and_is_its_last_piece() -> None:
     assert pieces[-1].done.reason == "stop"
 
 
+@settings(deadline=None)
 @given(st.integers(0, 40), st.integers(1, 5))
 def test_a_stop_string_ends_the_answer_before_it(start: int, length: int) -> None:
     whole = "".join(piece.text for piece in run(max_tokens=50))

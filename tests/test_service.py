@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_executor import BOS, EOS, TURN, ToyExecutor, ToyTokenizer
 
@@ -189,6 +189,7 @@ def test_a_single_turn_that_is_too_long_is_refused_and_forgotten() -> None:
     serve(test)
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.lists(st.sampled_from(["<eos>", "<turn>", "<bos>", "<", "eos>", "<turn", ">", "x"])))
 def test_a_user_cannot_write_control_tokens(parts: list[str]) -> None:
     prompts: list[Sequence[int]] = []
