@@ -1,0 +1,5 @@
+"""Hugging Face model folders: config.json, safetensors, tokenizer files and chat template."""
+
+from edgellm.huggingface.folder import read
+
+__all__ = ["read"]

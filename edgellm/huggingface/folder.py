@@ -1,0 +1,117 @@
+"""A model folder as one Checkpoint: configuration, tensors, vocabulary, template, origin."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from edgellm import json_file, safetensors, tokenizer
+from edgellm.checkpoint import Checkpoint, Provenance
+from edgellm.errors import FormatError
+from edgellm.huggingface import config as configurations
+from edgellm.huggingface.tensors import canonical
+
+MAX_CONFIG = 1 << 20
+MAX_TOKENIZER_CONFIG = 16 << 20
+"""It lists thousands of added tokens in some models."""
+MAX_TEMPLATE = 1 << 20
+MAX_CARD = 64 << 10
+"""Of README.md, only its head matters."""
+
+
+def read(folder: str | Path) -> Checkpoint:
+    """The model in a folder as `save_pretrained` leaves it.
+
+    Raises FormatError for broken or missing files, UnsupportedError for what edgellm doesn't run,
+    OSError.
+    """
+    folder = Path(folder)
+    path = folder / "config.json"
+    values = json_file.read(path, MAX_CONFIG)
+    config, switches = configurations.read(str(path), values)
+    stored = safetensors.read_folder(folder)
+    return Checkpoint(
+        path=str(folder),
+        format="safetensors",
+        config=config,
+        tensors=canonical(str(folder), config, switches, stored),
+        tokenizer=tokenizer.tokenizer_data_from_folder(folder),
+        template=template(folder),
+        provenance=_provenance(folder, values),
+        metadata=values,
+    )
+
+
+def template(folder: Path) -> str | None:
+    """The chat template: chat_template.jinja, chat_template.json or in tokenizer_config.json.
+
+    Of several named ones it is "default", else the first. Raises FormatError.
+    """
+    path = folder / "chat_template.jinja"
+    if path.is_file():
+        with path.open("rb") as file:
+            raw = file.read(MAX_TEMPLATE + 1)
+        if len(raw) > MAX_TEMPLATE:
+            allowed = f"up to {MAX_TEMPLATE} bytes are allowed"
+            raise FormatError(path, "size", path.stat().st_size, allowed)
+        try:
+            return raw.decode()
+        except UnicodeDecodeError:
+            raise FormatError(path, "content", raw[:16], "it must be UTF-8") from None
+    for name in ("chat_template.json", "tokenizer_config.json"):
+        path = folder / name
+        if not path.is_file():
+            continue
+        said = json_file.read(path, MAX_TOKENIZER_CONFIG).get("chat_template")
+        found = _choose(path, said)
+        if found:
+            return found
+    return None
+
+
+def _choose(path: Path, said: object) -> str | None:
+    if said is None or isinstance(said, str):
+        return said
+    allowed = "it must be a string, or a list of objects with name and template"
+    if not isinstance(said, list) or not said:
+        raise FormatError(path, "chat_template", said, allowed)
+    named: dict[str, str] = {}
+    for entry in said:
+        name, source = (
+            (entry.get("name"), entry.get("template")) if isinstance(entry, dict) else (None, None)
+        )
+        if not isinstance(name, str) or not isinstance(source, str):
+            raise FormatError(path, "chat_template", entry, allowed)
+        named.setdefault(name, source)
+    return named.get("default", next(iter(named.values())))
+
+
+def _provenance(folder: Path, values: dict[str, object]) -> Provenance:
+    """What config.json and the head of README.md say about the model's origin."""
+    card = _card(folder / "README.md")
+    source = values.get("_name_or_path")
+    source = source if isinstance(source, str) else ""
+    name = card.get("model_name") or source.rstrip("/").rsplit("/", 1)[-1] or folder.resolve().name
+    author = source.split("/")[0] if source.count("/") == 1 else ""
+    return Provenance(
+        name=name,
+        licence=card.get("license_name") or card.get("license", ""),
+        source=card.get("base_model") or source,
+        author=author,
+    )
+
+
+_FIELD = re.compile(r"(license|license_name|model_name|base_model): *(\S[^\n]{0,200})")
+
+
+def _card(path: Path) -> dict[str, str]:
+    """The plain fields of a model card's front matter, between its two lines of dashes."""
+    if not path.is_file():
+        return {}
+    with path.open("rb") as file:
+        text = file.read(MAX_CARD).decode("utf-8", "replace").replace("\r\n", "\n")
+    if not text.startswith("---\n"):
+        return {}
+    head, _, _ = text[4:].partition("\n---")
+    found = (_FIELD.fullmatch(line.rstrip()) for line in head.split("\n"))
+    return {match[1]: match[2].strip("\"'") for match in found if match}
