@@ -42,7 +42,7 @@ def encode(path: Path, key: str, value: object) -> tuple[int, bytes]:
     elif isinstance(value, int):
         fitting = (t for t in _INTEGERS if np.iinfo(t).min <= value <= np.iinfo(t).max)
         value = next((t(value) for t in fitting), value)
-    elif isinstance(value, float):
+    elif isinstance(value, float) and not isinstance(value, np.generic):
         value = np.float32(value)
     numbers = {np.dtype(code): number for number, code in SCALARS.items()}
     if not isinstance(value, np.generic | np.ndarray) or value.dtype not in numbers:
