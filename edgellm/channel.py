@@ -6,7 +6,7 @@ import math
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 from edgellm.errors import UsageError
 
@@ -74,7 +74,7 @@ def query(url: str, known: Mapping[str, str]) -> dict[str, str]:
     Raises UsageError for one that isn't in `known`.
     """
     options = dict(known)
-    for name, value in parse_qsl(urlsplit(url).query, keep_blank_values=True):
+    for name, value in parse_qsl(url.partition("?")[2], keep_blank_values=True):
         if name not in known:
             raise UsageError(f"{url}: unknown option {name!r}; known are {', '.join(known)}")
         options[name] = value

@@ -21,7 +21,6 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from edgellm import hookimpl
 from edgellm.channel import Answer, Channel, Service, Text
@@ -59,7 +58,7 @@ CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 @hookimpl
 def edgellm_channel(url: str) -> Channel | None:
-    return ConsoleChannel(url) if urlsplit(url).scheme == "console" else None
+    return ConsoleChannel(url) if url.startswith("console:") else None
 
 
 class ConsoleChannel:

@@ -37,7 +37,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from edgellm import hookimpl
 from edgellm.channel import Channel, Service, number, query
@@ -70,7 +70,7 @@ T = TypeVar("T")
 
 @hookimpl
 def edgellm_channel(url: str) -> Channel | None:
-    return SerialChannel(url) if urlsplit(url).scheme in ("serial", *PYSERIAL) else None
+    return SerialChannel(url) if url.partition(":")[0] in ("serial", *PYSERIAL) else None
 
 
 class SerialChannel:

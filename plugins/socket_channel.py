@@ -45,7 +45,7 @@ KEEPALIVE = 60
 
 @hookimpl
 def edgellm_channel(url: str) -> Channel | None:
-    return SocketChannel(url) if urlsplit(url).scheme in ("tcp", "unix") else None
+    return SocketChannel(url) if url.startswith(("tcp:", "unix:")) else None
 
 
 class StreamWire:
@@ -60,6 +60,7 @@ class StreamWire:
         writer.transport.set_write_buffer_limits(high=CHUNK, low=CHUNK // 4)
         connected = writer.get_extra_info("socket")
         if connected.family != socket.AF_UNIX:
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             if hasattr(socket, "TCP_KEEPIDLE"):
                 connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE)
@@ -96,14 +97,15 @@ class SocketChannel:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        parts = urlsplit(url)
         known = {"clients": "256", "idle": "3600", "write_timeout": "30"}
-        if parts.scheme == "tcp":
+        self._address: tuple[str, int] | None = None
+        self._path = ""
+        if url.startswith("tcp:"):
             options = query(url, known | {"allow": "loopback"})
             self._address = _address(url, options["allow"])
         else:
             options = query(url, known)
-            self._path = unquote(parts.netloc + parts.path)
+            self._path = unquote(url.partition("?")[0].removeprefix("unix:").removeprefix("//"))
             if not self._path:
                 raise UsageError(f"{url}: no path; write unix:///path/to/socket")
         self._clients = int(number(url, "clients", options["clients"], 1, 10000))
@@ -114,29 +116,19 @@ class SocketChannel:
 
     async def serve(self, service: Service) -> None:
         """Listen until cancelled. Raises UsageError if the address can't be used."""
-        async with asyncio.TaskGroup() as talks:
+        bound = _tcp(self.url, *self._address) if self._address else _unix(self.url, self._path)
+        with bound as listener:
+            async with asyncio.TaskGroup() as talks:
 
-            def welcome(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-                talks.create_task(self._talk(reader, writer, service))
+                def welcome(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                    talks.create_task(self._talk(reader, writer, service))
 
-            if self.url.startswith("unix:"):
-                with _bound(self.url, self._path) as listener:
-                    server = await asyncio.start_unix_server(welcome, sock=listener, limit=CHUNK)
-                    await self._listen(server)
-            else:
-                try:
-                    server = await asyncio.start_server(welcome, *self._address, limit=CHUNK)
-                except OSError as error:
-                    raise UsageError(f"{self.url}: {error.strerror}") from error
-                await self._listen(server)
-
-    async def _listen(self, server: asyncio.Server) -> None:
-        try:
-            for listener in server.sockets:
+                server = await asyncio.start_server(welcome, sock=listener, limit=CHUNK)
                 print(f"listening on {_shown(listener)}", file=sys.stderr, flush=True)
-            await asyncio.get_running_loop().create_future()
-        finally:
-            server.close()
+                try:
+                    await asyncio.get_running_loop().create_future()
+                finally:
+                    server.close()
 
     async def _talk(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, service: Service
@@ -195,8 +187,16 @@ def _address(url: str, allow: str) -> tuple[str, int]:
     return host, port
 
 
+def _tcp(url: str, host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise UsageError(f"{url}: {error.strerror}") from error
+
+
 @contextlib.contextmanager
-def _bound(url: str, path: str) -> Iterator[socket.socket]:
+def _unix(url: str, path: str) -> Iterator[socket.socket]:
     """A Unix socket for the owner alone, gone again at the end.
 
     A socket left there by a server that died is replaced, anything else is left alone.

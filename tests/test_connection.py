@@ -1,0 +1,283 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Iterable
+
+import pytest
+from scripted import HOLD, MemoryWire, Script, ScriptedService, echo
+
+from edgellm.connection import INTERNAL, RETRY_MS, Connection
+from edgellm.errors import BusyError, ContextError, LinkError
+
+NAME = "memory#1"
+BUSY = f"! busy 1 {RETRY_MS}\n".encode()
+STATUS = b"# model scripted, sessions 1\n"
+
+
+class Peer(MemoryWire):
+    """The other end of one connection to a scripted service."""
+
+    def __init__(self, script: Script, idle: float = 0) -> None:
+        super().__init__()
+        self.service = ScriptedService(script)
+        self.running = asyncio.create_task(Connection(self, self.service, NAME, idle).run())
+
+    async def end(self) -> bytes:
+        """Hang up, and return all that was sent."""
+        self.hang_up()
+        async with asyncio.timeout(5):
+            await self.running
+        return self.sent
+
+    async def held(self) -> None:
+        """Wait until the answer is where its script says HOLD."""
+        async with asyncio.timeout(5):
+            await self.service.held.wait()
+        self.service.held.clear()
+
+
+@contextlib.asynccontextmanager
+async def connect(script: Script = echo, idle: float = 0) -> AsyncIterator[Peer]:
+    peer = Peer(script, idle)
+    try:
+        yield peer
+    finally:
+        peer.running.cancel()
+        await asyncio.wait([peer.running])
+
+
+def talk(data: bytes, script: Script = echo) -> bytes:
+    """What one that sends `data` and ends its side gets."""
+
+    async def main() -> bytes:
+        async with connect(script) as peer:
+            peer.say(data)
+            sent = await peer.end()
+            assert peer.service.closed == [NAME]
+            return sent
+
+    return asyncio.run(main())
+
+
+def hold(text: str) -> Iterable[object]:
+    return [text, HOLD, "!"]
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b""])
+def test_the_answer_is_delivered_whole_although_the_peer_has_ended(end: bytes) -> None:
+    assert talk("wörld".encode() + end) == "wörld\n".encode()
+
+
+def test_nothing_is_sent_unasked() -> None:
+    assert talk(b"") == b""
+    assert talk(b"\r\n\n") == b""
+
+
+def test_questions_one_after_another() -> None:
+    async def main() -> None:
+        async with connect() as peer:
+            for number in range(10):
+                peer.say(f"question {number}\n".encode())
+                await peer.until(f"question {number}\n".encode())
+            assert await peer.end() == b"".join(b"question %d\n" % n for n in range(10))
+            assert peer.service.asked == [(NAME, f"question {n}") for n in range(10)]
+
+    asyncio.run(main())
+
+
+def test_a_question_during_an_answer_is_refused() -> None:
+    async def main() -> None:
+        async with connect(hold) as peer:
+            peer.say(b"one\n")
+            await peer.held()
+            peer.say(b"two\n")
+            peer.service.release.set()
+            assert await peer.end() == b"one!\n" + BUSY
+            assert peer.service.asked == [(NAME, "one")]
+
+    asyncio.run(main())
+
+
+def test_it_is_refused_at_once_while_there_is_no_text_yet() -> None:
+    async def main() -> None:
+        async with connect(lambda _: [HOLD, "done"]) as peer:
+            peer.say(b"one\n")
+            await peer.held()
+            peer.say(b"two\n/status\n")
+            await peer.until(BUSY + STATUS)
+            peer.service.release.set()
+            assert await peer.end() == BUSY + STATUS + b"done\n"
+
+    asyncio.run(main())
+
+
+def test_stop() -> None:
+    async def main() -> None:
+        async with connect(hold) as peer:
+            peer.say(b"one\n")
+            await peer.held()
+            peer.say(b"/stop\n")
+            await peer.until(b"one\n# stopped\n")
+            peer.say(b"/stop\n")
+            await peer.until(b"# nothing to stop\n")
+
+    asyncio.run(main())
+
+
+def test_new() -> None:
+    async def main() -> None:
+        async with connect(hold) as peer:
+            peer.say(b"/new\n")
+            await peer.until(b"# new conversation\n")
+            assert peer.service.forgotten == [NAME]
+            peer.say(b"one\n")
+            await peer.held()
+            peer.say(b"/new\ntwo\n")
+            await peer.until(b"one\n# stopped\n# new conversation\ntwo")
+            assert peer.service.forgotten == [NAME, NAME]
+
+    asyncio.run(main())
+
+
+def test_other_commands() -> None:
+    assert talk(b"/status\n") == STATUS
+    assert talk(b"/help\n").count(b"\n# /") == 5
+    assert talk(b"/foo\n") == b"! unknown command /foo; /help lists the commands\n"
+    assert talk(b"/dot on\n.x\n") == b"# dot on\n..x\n.\n"
+    assert talk(b"/rate 100000\nhello\n", lambda text: [text]) == b"# rate 100000\nhello\n"
+
+
+def test_rate_sends_characters_one_by_one() -> None:
+    class Recorder(Peer):
+        writes: list[bytes]
+
+        async def write(self, data: bytes) -> None:
+            self.writes.append(data)
+
+    async def main() -> None:
+        peer = Recorder(lambda text: [text])
+        peer.writes = []
+        peer.say(b"/rate 100000\nab\xc3\xa9\n")
+        await peer.end()
+        assert peer.writes == [b"# rate 100000\n", b"a", b"b", b"\xc3\xa9", b"\n"]
+
+    asyncio.run(main())
+
+
+def refuse(error: Exception) -> Script:
+    def script(_: str) -> Iterable[object]:
+        raise error
+
+    return script
+
+
+def test_errors_are_lines() -> None:
+    assert talk(b"hi\n", refuse(BusyError(3, 2000))) == b"! busy 3 2000\n"
+    assert talk(b"hi\n", refuse(ContextError("too\nlong"))) == b"! too long\n"
+    assert talk(b"hi\n", lambda _: ["so ", ContextError("long")]) == b"so \n! long\n"
+    assert talk(b"hi\n", lambda _: [ContextError("long")]) == b"! long\n"
+
+
+def test_unexpected_errors_are_logged_and_told_without_details(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    secret = ZeroDivisionError("secret")
+    for script in (refuse(secret), lambda _: [secret]):
+        caplog.clear()
+        with caplog.at_level(logging.ERROR):
+            assert talk(b"hi\n", script) == f"! {INTERNAL}\n".encode()
+        assert "secret" in caplog.text
+
+
+def test_the_connection_lives_on_after_an_error() -> None:
+    def script(text: str) -> Iterable[object]:
+        return [ZeroDivisionError()] if text == "bad" else [text]
+
+    async def main() -> None:
+        async with connect(script) as peer:
+            peer.say(b"bad\n")
+            await peer.until(b"log tells more\n")
+            peer.say(b"good\n")
+            await peer.until(b"good\n")
+
+    asyncio.run(main())
+
+
+def test_a_lost_line_ends_the_answer_and_the_session() -> None:
+    async def main() -> None:
+        async with connect(hold) as peer:
+            peer.say(b"one\n")
+            await peer.held()
+            peer.broken = True
+            peer.service.release.set()
+            async with asyncio.timeout(5):
+                with pytest.raises(LinkError, match="the peer is gone"):
+                    await peer.running
+            assert peer.service.closed == [NAME]
+            assert peer.service.answers[0].stopped.is_set()
+
+    asyncio.run(main())
+
+
+def test_cancelling_closes_the_session() -> None:
+    async def main() -> None:
+        async with connect(hold) as peer:
+            peer.say(b"one\n")
+            await peer.held()
+            peer.running.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await peer.running
+            assert peer.service.closed == [NAME]
+
+    asyncio.run(main())
+
+
+def test_a_peer_that_does_not_read_holds_up_the_answer_and_its_own_lines_only() -> None:
+    async def main() -> None:
+        async with connect(lambda text: "x" * 1000) as stuck, connect() as other:
+            stuck.reading.clear()
+            stuck.say(b"a lot\n")
+            stuck.say(b"/status\n" * 1000)
+            other.say(b"hello\n")
+            await other.until(b"hello\n")
+            assert not stuck.service.answers[0].ended
+            assert stuck.sent == b""
+            stuck.reading.set()
+            assert (await stuck.end()).replace(STATUS, b"") == b"x" * 1000 + b"\n"
+
+    asyncio.run(main())
+
+
+def test_idle_peers_are_let_go() -> None:
+    async def main() -> None:
+        async with connect(idle=0.05) as peer, asyncio.timeout(5):
+            await peer.running
+            assert peer.sent == b"# closed: no line for 0.05 s\n"
+
+    asyncio.run(main())
+
+
+def test_bytes_without_a_line_ending_do_not_keep_a_peer_alive() -> None:
+    async def main() -> None:
+        async with connect(idle=0.1) as peer, asyncio.timeout(5):
+            while not peer.running.done():
+                peer.say(b"x")
+                await asyncio.sleep(0.01)
+
+    asyncio.run(main())
+
+
+def test_waiting_for_an_answer_is_not_idle() -> None:
+    async def main() -> None:
+        async with connect(hold, idle=0.02) as peer:
+            peer.say(b"one\n")
+            await peer.held()
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.2):
+                    await asyncio.shield(peer.running)
+            peer.service.release.set()
+            await peer.until(b"one!\n")
+
+    asyncio.run(main())
