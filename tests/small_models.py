@@ -335,7 +335,8 @@ def sentencepiece_model() -> bytes:
         body += b"" if kind == 1 else b"\x18" + bytes([kind])
         out += b"\n" + bytes([len(body)]) + body
     trainer = b"\x18\x02"  # model_type: BPE
-    return bytes(out) + b"\x12" + bytes([len(trainer)]) + trainer
+    normalizer = b"\x20\x00"  # remove_extra_whitespaces: no
+    return bytes(out) + b"\x12\x02" + trainer + b"\x1a\x02" + normalizer
 
 
 def write_folder(folder: Path, family: str, spm: bool = False, layers: int = 2) -> None:

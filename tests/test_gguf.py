@@ -270,11 +270,7 @@ def write_parts(folder: Path, counts: tuple[int, ...] = (3, 3, 3)) -> list[Path]
         keys["split.tensors.count"] = 5
         if number == 0:
             keys["general.name"] = "split"
-        tensors = {
-            f"t{number}.{i}": np.full(4, i, np.float32) for i in range(number and 3 - number % 2)
-        }
-        if number == 0:
-            tensors = {}
+        tensors = {f"t{number}.{i}": np.full(4, i, np.float32) for i in range((0, 2, 3)[number])}
         path = folder / f"model-{number + 1:05}-of-00003.gguf"
         gguf.write(path, keys, tensors)
         paths.append(path)
@@ -293,11 +289,11 @@ def test_a_split_model_is_read_whole_from_any_part(tmp_path: Path, part: int) ->
 def test_broken_splits_are_refused(tmp_path: Path) -> None:
     first, second, third = write_parts(tmp_path)
     third.rename(tmp_path / "gone")
-    with pytest.raises(FormatError, match="model-00003-of-00003.gguf isn't beside it"):
+    with pytest.raises(FormatError, match=r"model-00003-of-00003\.gguf isn't beside it"):
         gguf.read(first)
     (tmp_path / "gone").rename(third)
     renamed = second.rename(tmp_path / "second.gguf")
-    with pytest.raises(FormatError, match="file name is 'second.gguf'"):
+    with pytest.raises(FormatError, match=r"file name is 'second\.gguf'"):
         gguf.read(renamed)
     second.write_bytes(third.read_bytes())
     with pytest.raises(FormatError, match=r"split\.no is 2; it must be 1"):
@@ -311,7 +307,7 @@ def test_broken_splits_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match=r"split\.tensors\.count is 9; the parts hold 5"):
         gguf.read(third)
     gguf.write(first, {"split.no": 0, "split.count": 3}, {"t1.0": np.zeros(1, np.float32)})
-    with pytest.raises(FormatError, match="tensor is 't1.0'; an earlier part has it"):
+    with pytest.raises(FormatError, match=r"tensor is 't1\.0'; an earlier part has it"):
         gguf.read(third)
 
 

@@ -135,8 +135,10 @@ def tq2_0(b: Block) -> Iterator[Float]:
 
 REFERENCES: dict[str, Callable[[Block], Iterator[Float]]] = {
     function.__name__.upper(): function
-    for function in [q4_0, q4_1, q5_0, q5_1, q8_0, q2_k, q3_k, q4_k, q5_k, q6_k]
-    + [iq4_nl, iq4_xs, tq1_0, tq2_0]
+    for function in (
+        *(q4_0, q4_1, q5_0, q5_1, q8_0, q2_k, q3_k, q4_k, q5_k, q6_k),
+        *(iq4_nl, iq4_xs, tq1_0, tq2_0),
+    )
 }
 FLOATS = ("F64", "F32", "F16", "BF16")
 INTEGERS = ("I64", "I32", "I16", "I8", "U8", "BOOL")
