@@ -1,14 +1,15 @@
 """The executor that runs a Transformer under tinygrad's JIT, on whatever device a backend has set.
 
-Strategy: each kind of step (one token; a chunk of tokens; a chunk with all its logits) is captured
-once, with the slot and the position as bound variables, so nothing is compiled again as a sequence
-grows. A prompt's last, shorter chunk is padded: the rows that the padding writes lie beyond the
-sequence's end and are overwritten before anything reads them.
+Strategy: layers of the same shapes share one captured step, which takes their weights and their
+memory as inputs; so a deep model starts as fast as a shallow one. Slot and position are bound
+variables, so nothing is compiled again as a sequence grows. There is a step for one token and one
+for a chunk of tokens. A prompt's last, shorter chunk is padded: the rows that padding writes lie
+past the sequence's end and are overwritten before anything reads them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +17,53 @@ from tinygrad import Tensor, TinyJit, UOp
 
 from edgellm import layout
 from edgellm.checkpoint import Checkpoint, StoredTensor
+from edgellm.config import Layer
 from edgellm.executor import Progress
-from edgellm.model import Cache, Transformer
+from edgellm.model import Block, Transformer, empty_rows
 
 HALF_MAX = 65504.0
+
+
+class Step:
+    """A Transformer's step for a fixed number T of tokens, in captured pieces."""
+
+    def __init__(self, transformer: Transformer) -> None:
+        self.transformer = transformer
+        self._embed = TinyJit(lambda tokens, start: transformer.embed(tokens, start).realize())
+        self._last = TinyJit(lambda x, row: self._head(x[0, row : row + 1].contiguous())[0])
+        self._every = TinyJit(lambda x: self._head(x[0]))
+        self._layers: list[tuple[Block, Callable[..., None]]] = []
+        shared: dict[object, Callable[..., None]] = {}
+        for block, layer in zip(transformer.blocks, transformer.config.layers, strict=True):
+            shapes = frozenset((name, weight.shape, weight.dtype) for name, weight in block.items())
+            if (layer, shapes) not in shared:
+                shared[layer, shapes] = TinyJit(self._layer(layer))
+            self._layers.append((block, shared[layer, shapes]))
+
+    def hidden(self, tokens: Sequence[int], rows: list[Tensor], slot: UOp, start: UOp) -> Tensor:
+        """The last layer's output, (1, T, D), for tokens at `start` of `slot`."""
+        x: Tensor = self._embed(Tensor(np.asarray([tokens], dtype=np.int32)), start)
+        for (block, layer), past in zip(self._layers, rows, strict=True):
+            layer(x, past, block, slot, start)
+        return x
+
+    def last(self, hidden: Tensor, row: UOp) -> NDArray[np.float32]:
+        """Logits (V,) of one row of the last layer's output."""
+        return self._last(hidden, row).numpy()
+
+    def every(self, hidden: Tensor) -> NDArray[np.float32]:
+        """Logits (T, V)."""
+        return self._every(hidden).numpy()
+
+    def _layer(self, layer: Layer) -> Callable[[Tensor, Tensor, Block, UOp, UOp], None]:
+        def run(x: Tensor, rows: Tensor, block: Block, slot: UOp, start: UOp) -> None:
+            # In place, or the JIT would have to copy its own last result to read it again.
+            x.assign(self.transformer.block(block, layer, x, rows, slot, start)).realize()
+
+        return run
+
+    def _head(self, hidden: Tensor) -> Tensor:
+        return self.transformer.logits(self.transformer.final(hidden)).realize()
 
 
 class JitExecutor:
@@ -39,27 +83,22 @@ class JitExecutor:
     ) -> None:
         self.config, self.context, self.slots = checkpoint.config, context, slots
         self.chunk = min(chunk, context)
-        weights: dict[str, Tensor] = {}
-        stored = [t for t in checkpoint.tensors.values() if t.name not in layout.TABLES]
-        total, done = sum(tensor.nbytes for tensor in stored), 0
-        for tensor in stored:
-            weights[tensor.name] = _upload(tensor, exact)
-            done += tensor.nbytes
-            if progress:
-                progress("loading", done, total)
-        self.transformer = Transformer(self.config, weights, context, margin=self.chunk)
-        self.cache = Cache(self.config, context + self.chunk, slots, "float32" if exact else "half")
-        # Each (1, T) token ids, slot, start, [row] -> logits (V,), or (T, V) for every.
-        self._one, self._many, self._every = (
-            TinyJit(f) for f in (self._last, self._last, self._all)
-        )
+        weights = _upload(checkpoint, exact, progress)
+        transformer = Transformer(self.config, weights, context, margin=self.chunk)
+        self._rows = [
+            empty_rows(
+                self.config, layer, context + self.chunk, slots, "float32" if exact else "half"
+            )
+            for layer in self.config.layers
+        ]
+        self._one, self._many = Step(transformer), Step(transformer)
         self._warm_up(progress)
 
     def step(
         self, tokens: Sequence[int], slots: Sequence[int], positions: Sequence[int]
     ) -> NDArray[np.float32]:
         rows = [
-            self._decode(token, slot, position)
+            self.prefill([token], slot, position)
             for token, slot, position in zip(tokens, slots, positions, strict=True)
         ]
         return np.stack(rows)
@@ -69,69 +108,57 @@ class JitExecutor:
     ) -> NDArray[np.float32]:
         if not tokens or position + len(tokens) > self.context:
             raise ValueError(f"{len(tokens)} tokens at {position} in a context of {self.context}")
-        rows: list[NDArray[np.float32]] = []
+        at = UOp.variable("slot", 0, max(self.slots - 1, 1)).bind(slot)
+        logits: list[NDArray[np.float32]] = []
         for begin in range(0, len(tokens), self.chunk):
             piece = list(tokens[begin : begin + self.chunk])
-            if len(piece) == 1:
-                rows.append(self._decode(piece[0], slot, position + begin)[None])
-                continue
-            padded = _ids(piece + [piece[-1]] * (self.chunk - len(piece)))
-            place = self._place(slot, position + begin)
+            count = len(piece)
+            step = self._one if count == 1 else self._many
+            if count > 1:
+                piece += piece[-1:] * (self.chunk - count)
+            start = UOp.variable("start", 0, self.context - 1).bind(position + begin)
+            hidden = step.hidden(piece, self._rows, at, start)
             if every:
-                rows.append(self._every(padded, *place).numpy()[: len(piece)])
-            else:
-                row = UOp.variable("row", 0, self.chunk - 1).bind(len(piece) - 1)
-                rows = [self._many(padded, *place, row).numpy()[None]]
-        logits = np.concatenate(rows)
-        return logits if every else logits[-1]
+                logits.append(step.every(hidden)[:count])
+            elif begin + count == len(tokens):
+                row = UOp.variable("row", 0, max(self.chunk - 1, 1)).bind(count - 1)
+                return step.last(hidden, row)
+        return np.concatenate(logits)
 
     def copy(self, source: int, target: int, length: int) -> None:
-        for rows in self.cache.rows:
+        for rows in self._rows:
             rows[target, :, :length].assign(rows[source, :, :length].contiguous()).realize()
 
     def close(self) -> None:
-        del self.transformer, self.cache, self._one, self._many, self._every
-
-    def _last(self, tokens: Tensor, slot: UOp, start: UOp, row: UOp | int = 0) -> Tensor:
-        hidden = self.transformer.hidden(tokens, self.cache, slot, start)  # (1, T, D)
-        return self.transformer.logits(hidden[0, row : row + 1].contiguous())[0].realize()
-
-    def _all(self, tokens: Tensor, slot: UOp, start: UOp) -> Tensor:
-        hidden = self.transformer.hidden(tokens, self.cache, slot, start)  # (1, T, D)
-        return self.transformer.logits(hidden)[0].realize()
-
-    def _decode(self, token: int, slot: int, position: int) -> NDArray[np.float32]:
-        if position >= self.context:
-            raise ValueError(f"position {position} in a context of {self.context}")
-        return self._one(_ids([token]), *self._place(slot, position)).numpy()
-
-    def _place(self, slot: int, start: int) -> tuple[UOp, UOp]:
-        return (
-            UOp.variable("slot", 0, max(self.slots - 1, 1)).bind(slot),
-            UOp.variable("start", 0, self.context - 1).bind(start),
-        )
+        del self._rows, self._one, self._many
 
     def _warm_up(self, progress: Progress | None) -> None:
         """Compile and capture the steps now, so that the first answer doesn't wait for it."""
-        runs = 2  # tinygrad's JIT runs a function as it is the first time and captures the second
-        for index in range(runs):
+        # tinygrad's JIT runs a function as it is the first time and captures it the second time.
+        sizes = [1, self.chunk] * 2
+        for index, size in enumerate(sizes):
             if progress:
-                progress("compiling", 2 * index, 2 * runs)
-            self._decode(0, 0, 0)
-            if progress:
-                progress("compiling", 2 * index + 1, 2 * runs)
-            if self.chunk > 1:
-                self.prefill([0] * self.chunk, 0, 0)
+                progress("compiling", index, len(sizes))
+            self.prefill([0] * size, 0, 0)
         if progress:
-            progress("compiling", 2 * runs, 2 * runs)
+            progress("compiling", len(sizes), len(sizes))
 
 
-def _ids(tokens: Sequence[int]) -> Tensor:
-    return Tensor(np.asarray([tokens], dtype=np.int32))
+def _upload(checkpoint: Checkpoint, exact: bool, progress: Progress | None) -> dict[str, Tensor]:
+    """The weights on the device."""
+    stored = [t for t in checkpoint.tensors.values() if t.name not in layout.TABLES]
+    total, done = sum(tensor.nbytes for tensor in stored), 0
+    weights: dict[str, Tensor] = {}
+    for tensor in stored:
+        weights[tensor.name] = Tensor(_values(tensor, exact)).realize()
+        done += tensor.nbytes
+        if progress:
+            progress("loading", done, total)
+    return weights
 
 
-def _upload(tensor: StoredTensor, exact: bool) -> Tensor:
+def _values(tensor: StoredTensor, exact: bool) -> NDArray[np.generic]:
     values = tensor.float32()
-    if not exact and values.ndim == 2 and np.abs(values).max(initial=0.0) <= HALF_MAX:
-        values = values.astype(np.float16)
-    return Tensor(values).realize()
+    if exact or values.ndim < 2 or np.abs(values).max(initial=0.0) > HALF_MAX:
+        return values
+    return values.astype(np.float16)

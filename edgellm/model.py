@@ -27,38 +27,34 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
     return x @ weight.cast(dtypes.float32).transpose()
 
 
-class Cache:
-    """Keys and values of every layer for a fixed number of slots, and the inputs of convolutions.
+Block = Mapping[str, Tensor]
+"""The tensors of one layer, by the part of their name after `blk.N.`."""
 
-    One row a position in every layer, so a sequence can be cut back to any length.
+
+def empty_rows(
+    config: Config, layer: Layer, positions: int, slots: int, dtype: str = "float32"
+) -> Tensor:
+    """What one layer remembers of its past: (slots, 2K, positions, C), keys before values, or
+    (slots, 1, positions, D), the inputs of a convolution.
+
+    One row a position, so that a sequence can be cut back to any length.
     """
+    heads, width = 2 * layer.kv_heads, config.head_dim
+    if layer.kind == "conv":
+        heads, width = 1, config.dim
+    kind = getattr(dtypes, dtype)
+    return Tensor.zeros(slots, heads, positions, width, dtype=kind).contiguous().realize()
 
-    def __init__(self, config: Config, context: int, slots: int, dtype: str = "float32") -> None:
-        kind = getattr(dtypes, dtype)
-        self.context, self.slots = context, slots
-        self.rows: list[
-            Tensor
-        ] = []  # attention (slots, 2K, context, C); convolution (slots, 1, context, D)
-        for layer in config.layers:
-            heads, width = (
-                (2 * layer.kv_heads, config.head_dim)
-                if layer.kind == "attention"
-                else (1, config.dim)
-            )
-            self.rows.append(
-                Tensor.zeros(slots, heads, context, width, dtype=kind).contiguous().realize()
-            )
 
-    def extend(self, index: int, new: Tensor, slot: Position, start: Position) -> Tensor:
-        """Store new (1, heads, T, width) from position `start` on.
+def extend(rows: Tensor, new: Tensor, slot: Position, start: Position) -> Tensor:
+    """Store new (1, heads, T, width) in `rows` from position `start` of `slot` on.
 
-        Returns the slot's rows for all positions, (1, heads, context, width), those beyond the new
-        ones undefined.
-        """
-        rows = self.rows[index]
-        here = rows[slot : slot + 1, :, start : start + new.shape[2], :]
-        stored = Tensor(rows.uop.after(here.uop.store(new.cast(rows.dtype).uop)))
-        return stored[slot : slot + 1].cast(dtypes.float32)
+    Returns the slot's rows for all positions, (1, heads, positions, width); those beyond the new
+    ones are leftovers.
+    """
+    here = rows[slot : slot + 1, :, start : start + new.shape[2], :]
+    stored = Tensor(rows.uop.after(here.uop.store(new.cast(rows.dtype).uop)))
+    return stored[slot : slot + 1].cast(dtypes.float32)
 
 
 class Transformer:
@@ -95,27 +91,25 @@ class Transformer:
 
     # --- the whole ------------------------------------------------------------------------------
 
-    def hidden(
-        self,
-        tokens: Tensor,
-        cache: Cache | None = None,
-        slot: Position = 0,
-        start: Position = 0,
-    ) -> Tensor:
-        """The normed output of the last layer, (B, T, D), for tokens (B, T).
+    def hidden(self, tokens: Tensor) -> Tensor:
+        """The normed output of the last layer, (B, T, D), for whole sequences of tokens (B, T)."""
+        x = self.embed(tokens)
+        for block, layer in zip(self.blocks, self.config.layers, strict=True):
+            x = self.block(block, layer, x)
+        return self.final(x)
 
-        Without a cache the tokens are whole sequences from position 0. With one, B is 1 and the
-        tokens stand at `start` of `slot`, whose earlier positions are attended to.
-        """
+    def embed(self, tokens: Tensor, start: Position = 0) -> Tensor:
+        """The first layer's input, (B, T, D), for tokens (B, T) at positions from `start` on."""
         x = self.top["token_embd.weight"][tokens].cast(dtypes.float32)  # (B, T, D)
         x = x * self.config.embed_scale
         if self.config.position == "learned":
-            x = x + self.learned[start : start + tokens.shape[1]]  # (B, T, D)
-        for index in range(len(self.blocks)):
-            x = self.block(index, x, cache, slot, start).contiguous()  # (B, T, D)
+            x = x + self.learned[start : start + tokens.shape[1]]
+        return x.contiguous()
+
+    def final(self, x: Tensor) -> Tensor:
         # LFM2's files call the last norm by its embedding.
-        final = "output_norm" if "output_norm.weight" in self.top else "token_embd_norm"
-        return self.norm(x, self.top, final)  # (B, T, D)
+        norm = "output_norm" if "output_norm.weight" in self.top else "token_embd_norm"
+        return self.norm(x, self.top, norm)  # (B, T, D)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores of every token (..., V) from the last layer's output (..., D)."""
@@ -126,29 +120,45 @@ class Transformer:
         return softcap(scores, self.config.logit_softcap)
 
     def block(
-        self, index: int, x: Tensor, cache: Cache | None, slot: Position, start: Position
+        self,
+        block: Block,
+        layer: Layer,
+        x: Tensor,
+        rows: Tensor | None = None,
+        slot: Position = 0,
+        start: Position = 0,
     ) -> Tensor:
-        block, layer = self.blocks[index], self.config.layers[index]
+        """One layer, (B, T, D) to (B, T, D).
+
+        Without `rows` x holds whole sequences. With them B is 1, x stands at `start` of `slot`, and
+        what it attends to there is kept in `rows`.
+        """
         normed = self.norm(x, block, "attn_norm")  # (B, T, D)
-        # Falcon-40B gives attention a norm of its own; elsewhere both blocks may share one.
+        # Falcon-40B gives attention a norm of its own; elsewhere both branches may share one.
         inner = self.norm(x, block, "attn_norm_2") if "attn_norm_2.weight" in block else normed
         mix = self.attention if layer.kind == "attention" else self.convolution
-        mixed = mix(index, inner, cache, slot, start) * self.config.residual_scale  # (B, T, D)
-        mixed = self.norm(mixed, block, "post_attention_norm")
+        mixed = mix(block, layer, inner, rows, slot, start)  # (B, T, D)
+        mixed = self.norm(mixed, block, "post_attention_norm") * self.config.residual_scale
         if self.config.parallel:
             shared = self.norm(x, block, "ffn_norm") if "ffn_norm.weight" in block else normed
-            return x + mixed + self.feed_forward(block, shared)
+            return (x + mixed + self.feed_forward(block, shared)).contiguous()
         x = (x + mixed).contiguous()  # (B, T, D)
-        fed = self.feed_forward(block, self.norm(x, block, "ffn_norm")) * self.config.residual_scale
-        return x + self.norm(fed, block, "post_ffw_norm")
+        fed = self.feed_forward(block, self.norm(x, block, "ffn_norm"))
+        fed = self.norm(fed, block, "post_ffw_norm") * self.config.residual_scale
+        return (x + fed).contiguous()
 
     # --- its parts ------------------------------------------------------------------------------
 
     def attention(
-        self, index: int, x: Tensor, cache: Cache | None, slot: Position, start: Position
+        self,
+        block: Block,
+        layer: Layer,
+        x: Tensor,
+        rows: Tensor | None,
+        slot: Position,
+        start: Position,
     ) -> Tensor:
-        config, block, layer = self.config, self.blocks[index], self.config.layers[index]
-        batch, count = int(x.shape[0]), int(x.shape[1])
+        config, batch, count = self.config, int(x.shape[0]), int(x.shape[1])
         heads, keys, width = config.heads, layer.kv_heads, config.head_dim
 
         if "attn_qkv.weight" in block:
@@ -164,8 +174,8 @@ class Transformer:
             self.rotate(part.transpose(1, 2), layer, start) for part in (q, k)
         )  # (B, H, T, C), (B, K, T, C)
 
-        if cache is not None:
-            both = cache.extend(index, k.cat(v, dim=1), slot, start)
+        if rows is not None:
+            both = extend(rows, k.cat(v, dim=1), slot, start)
             both = both[:, :, : start + count]  # (B, 2K, L, C)
             k, v = both[:, :keys], both[:, keys:]  # (B, K, L, C)
 
@@ -181,29 +191,35 @@ class Transformer:
         seen = behind >= 0
         if layer.window:
             seen = seen & (behind < layer.window)
-        weights = seen.where(scores, float("-inf")).softmax(-1)  # (B, K, G, T, L)
+        weights = self.shares(seen.where(scores, float("-inf")))  # (B, K, G, T, L)
         out = (weights @ v.unsqueeze(2)).reshape(batch, heads, count, width)  # (B, H, T, C)
         out = out.transpose(1, 2).reshape(batch, count, heads * width)  # (B, T, HC)
         return self.project(self.norm(out, block, "attn_sub_norm"), block, "attn_output")
 
     def convolution(
-        self, index: int, x: Tensor, cache: Cache | None, slot: Position, start: Position
+        self,
+        block: Block,
+        layer: Layer,
+        x: Tensor,
+        rows: Tensor | None,
+        slot: Position,
+        start: Position,
     ) -> Tensor:
         """LFM2's gated short convolution: C * conv(B * x), causal, one filter a channel."""
-        block, taps, count = self.blocks[index], self.config.conv_taps, x.shape[1]
+        taps, count = self.config.conv_taps, x.shape[1]
         gate_in, gate_out, value = self.project(x, block, "shortconv.in_proj").chunk(3, dim=-1)
-        rows = gate_in * value  # (B, T, D)
-        if cache is not None:
-            rows = cache.extend(index, rows.unsqueeze(1), slot, start)[:, 0]  # (B, L, D)
-        rows = rows.pad((None, (taps - 1, 0), None))  # (B, taps-1+L, D)
+        past = gate_in * value  # (B, T, D)
+        if rows is not None:
+            past = extend(rows, past.unsqueeze(1), slot, start)[:, 0]  # (B, positions, D)
+        past = past.pad((None, (taps - 1, 0), None))  # (B, taps-1+positions, D)
         kernel = block["shortconv.conv.weight"].cast(dtypes.float32)  # (D, taps)
         mixed = sum(
-            (rows[:, start + tap : start + tap + count] * kernel[:, tap] for tap in range(taps)),
+            (past[:, start + tap : start + tap + count] * kernel[:, tap] for tap in range(taps)),
             start=Tensor(0.0),
         )  # (B, T, D)
         return self.project(gate_out * mixed, block, "shortconv.out_proj")
 
-    def feed_forward(self, block: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    def feed_forward(self, block: Block, x: Tensor) -> Tensor:
         up = self.project(x, block, "ffn_up")  # (B, T, F), or (B, T, 2F) with the gate fused
         if "ffn_gate.weight" in block:
             inner = self.activate(self.project(x, block, "ffn_gate")) * up  # (B, T, F)
@@ -216,13 +232,13 @@ class Transformer:
 
     # --- and theirs -----------------------------------------------------------------------------
 
-    def project(self, x: Tensor, block: Mapping[str, Tensor], name: str) -> Tensor:
+    def project(self, x: Tensor, block: Block, name: str) -> Tensor:
         y = self.linear(x, block[f"{name}.weight"]).contiguous()
         if f"{name}.scale" in block:  # BitNet's ternary matrices carry one factor each
             y = y * block[f"{name}.scale"]
         return y + block[f"{name}.bias"] if f"{name}.bias" in block else y
 
-    def norm(self, x: Tensor, block: Mapping[str, Tensor], name: str) -> Tensor:
+    def norm(self, x: Tensor, block: Block, name: str) -> Tensor:
         """x scaled to unit root mean square (or variance) over its last axis; x if no such norm."""
         weight = block.get(f"{name}.weight")
         if weight is None:
@@ -243,6 +259,9 @@ class Transformer:
             case "relu2":
                 y = x.relu().square()
         return y.contiguous()  # a matrix product would recompute it for each of its outputs
+
+    def shares(self, scores: Tensor) -> Tensor:
+        return scores.softmax(-1)
 
     def rotate(self, x: Tensor, layer: Layer, start: Position) -> Tensor:
         """Rotary positions on the leading channels of x (B, heads, T, C)."""
