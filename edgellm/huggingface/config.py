@@ -21,6 +21,8 @@ from edgellm.huggingface.families import (
 from edgellm.huggingface.rope import ropes
 from edgellm.keys import MAX_CONTEXT, MAX_LAYERS, MAX_WIDTH, Keys
 
+MAX_VOCABULARY = 1 << 24
+
 
 @dataclass(frozen=True)
 class Switches:
@@ -52,7 +54,7 @@ def read(file: str, values: Mapping[str, object]) -> tuple[Config, Switches]:
         raise keys.unsupported("model_type", model_type or None, allowed)
     family = FAMILIES[name]
     config = _config(keys, name, family)
-    switches = _switches(keys, name, family, config)
+    switches = _switches(keys, name, family)
     for key, usual in USUAL.items():
         value = keys.get(key)
         if value is not None and value != usual:
@@ -82,50 +84,64 @@ def _config(keys: Keys, name: str, family: Family) -> Config:
         raise keys.fail("num_attention_heads", heads, f"it must divide hidden_size {dim}")
     head_dim = keys.integer("head_dim", family.head_dim or dim // heads, 1, MAX_WIDTH)
     context = keys.integer("max_position_embeddings", family.context, 1, MAX_CONTEXT)
-    kv_heads = _kv_heads(keys, name, heads)
-    tables: tuple[Rope, ...] = ()
-    position: Literal["rope", "learned", "alibi", "none"] = "rope"
-    if name == "gpt2":
-        position = "learned"
-    elif name == "falcon" and keys.flag("alibi", False):
-        position = "alibi"
-    elif name == "granitemoehybrid" and keys.word("position_embedding_type", "nope") != "rope":
-        position = "none"
-    if family.rope is not None:
-        tables = ropes(keys, family.rope, head_dim, context)
-    if name == "gptj":
-        width = keys.integer("rotary_dim", min(64, head_dim), 2, head_dim)
-        if width % 2:
-            raise keys.fail("rotary_dim", width, "an even number is needed")
-        tables = (Rope(dim=width, original_context=context),)
+    position = _position(keys, name, family)
+    tables = _ropes(keys, name, family, head_dim, context)
     if position != "rope":
         tables = ()
+    layers = _layers(keys, name, family, count, _kv_heads(keys, name, heads), len(tables))
+    multiplier = keys.number("embedding_multiplier", 1.0)
     return Config(
         architecture=family.architecture,
-        vocab=keys.integer("vocab_size", None, 1, 1 << 28),
+        vocab=keys.integer("vocab_size", None, 1, MAX_VOCABULARY),
         dim=dim,
         heads=heads,
         head_dim=head_dim,
-        hidden=_hidden(keys, name, dim),
+        hidden=_hidden(keys, name, family, dim),
         context=context,
-        layers=_layers(keys, name, family, count, kv_heads, len(tables)),
+        layers=layers,
         norm=family.norm,
         norm_eps=keys.number("norm_eps", family.eps, 0.0, 1.0),
         position=position,
         rope_style=family.rope_style,
         ropes=tables,
-        parallel=_parallel(keys, name),
+        parallel=_parallel(keys, name, family),
         activation=_activation(keys, family),
-        attn_scale=_attn_scale(keys, name, head_dim),
-        attn_softcap=keys.number("attn_logit_softcapping", 50.0 if name == "gemma2" else 0.0),
-        logit_softcap=keys.number("final_logit_softcapping", 30.0 if name == "gemma2" else 0.0),
-        embed_scale=math.sqrt(dim)
-        if family.architecture in ("gemma2", "gemma3")
-        else keys.number("embedding_multiplier", 1.0),
+        attn_scale=_attn_scale(keys, name),
+        attn_softcap=_cap(keys, "attn_logit_softcapping", family.attn_softcap),
+        logit_softcap=_cap(keys, "final_logit_softcapping", family.logit_softcap),
+        embed_scale=math.sqrt(dim) if family.scaled_embedding else multiplier,
         residual_scale=keys.number("residual_multiplier", 1.0),
         logit_scale=keys.number("logits_scaling", 1.0, 1e-6),
         conv_taps=keys.integer("conv_L_cache", 3, 1, 64) if name == "lfm2" else 0,
     )
+
+
+def _is_null(keys: Keys, name: str) -> bool:
+    """Whether null is written out: none, not the default for files that leave the key out."""
+    return name in keys.values and keys.values[name] is None
+
+
+def _cap(keys: Keys, name: str, default: float) -> float:
+    return keys.number(name, 0.0 if _is_null(keys, name) else default)
+
+
+def _position(keys: Keys, name: str, family: Family) -> Literal["rope", "learned", "alibi", "none"]:
+    if name == "falcon" and keys.flag("alibi", False):
+        return "alibi"
+    if name == "granitemoehybrid" and keys.word("position_embedding_type", "nope") != "rope":
+        return "none"
+    return family.position
+
+
+def _ropes(keys: Keys, name: str, family: Family, head_dim: int, context: int) -> tuple[Rope, ...]:
+    if name == "gptj":
+        width = keys.integer("rotary_dim", min(64, head_dim), 2, head_dim)
+        if width % 2:
+            raise keys.fail("rotary_dim", width, "an even number is needed")
+        return (Rope(dim=width, original_context=context),)
+    if family.position == "rope":
+        return ropes(keys, family.rope, head_dim, context)
+    return ()
 
 
 def _kv_heads(keys: Keys, name: str, heads: int) -> int:
@@ -142,16 +158,17 @@ def _new_falcon(keys: Keys) -> bool:
     return keys.flag("new_decoder_architecture", keys.get("model_type") == "RefinedWeb")
 
 
-def _hidden(keys: Keys, name: str, dim: int) -> int:
+def _hidden(keys: Keys, name: str, family: Family, dim: int) -> int:
     if name == "granitemoehybrid":
-        keys.get("intermediate_size")  # would be the experts', and there are none
         if keys.integer("num_local_experts", 8, 0, MAX_WIDTH):
             value = keys.get("num_local_experts")
             raise keys.unsupported("num_local_experts", value, "only dense models are supported")
-        keys.get("num_experts_per_tok")
+        # The other width and number would be the experts'.
+        for name in ("intermediate_size", "num_experts_per_tok"):
+            keys.get(name)
         return keys.integer("shared_intermediate_size", 1024, 1, MAX_WIDTH)
     if name != "lfm2":
-        plain = 4 * dim if name in ("gpt2", "gptj", "falcon") else None
+        plain = family.expansion * dim if family.expansion else None
         return keys.integer("intermediate_size", plain, 1, MAX_WIDTH)
     outer = keys.integer("intermediate_size", 12288, 1, MAX_WIDTH)
     hidden = keys.integer("block_ff_dim", outer, 1, MAX_WIDTH)
@@ -166,27 +183,32 @@ def _hidden(keys: Keys, name: str, dim: int) -> int:
 def _layers(
     keys: Keys, name: str, family: Family, count: int, kv_heads: int, tables: int
 ) -> tuple[Layer, ...]:
-    window = 0
-    if family.windowed == "switch":
-        if keys.flag("use_sliding_window", False):
-            window = keys.integer("sliding_window", 4096, 1, MAX_CONTEXT)
-        keys.get("sliding_window")
-    elif family.windowed != "never":
-        default = 4096 if name in ("gemma2", "gemma3_text", "mistral") else 0
-        window = keys.integer("sliding_window", default, 0, MAX_CONTEXT)
-    if "sliding_window" in keys.values and keys.values["sliding_window"] is None:
-        window = 0
+    window = _window(keys, family)
     rotated = _rotated(keys, name, count)
     layers = []
     for index, kind in enumerate(_layer_types(keys, name, family, count, rotated)):
+        if kind == "conv":
+            layers.append(Layer(kind="conv", rope=None))
+            continue
         local = kind == "sliding_attention" and window > 0
-        table = (1 if local and tables > 1 else 0) if tables and rotated[index] else None
+        table = 1 if local and tables > 1 else 0
         layers.append(
-            Layer(kind="conv", rope=None)
-            if kind == "conv"
-            else Layer(kv_heads=kv_heads, window=window if local else 0, rope=table)
+            Layer(
+                kv_heads=kv_heads,
+                window=window if local else 0,
+                rope=table if tables and rotated[index] else None,
+            )
         )
     return tuple(layers)
+
+
+def _window(keys: Keys, family: Family) -> int:
+    if family.windowed == "never":
+        return 0
+    window = keys.integer("sliding_window", family.window, 0, MAX_CONTEXT)
+    if family.windowed == "switch" and not keys.flag("use_sliding_window", False):
+        return 0
+    return 0 if _is_null(keys, "sliding_window") else window
 
 
 def _layer_types(
@@ -198,18 +220,10 @@ def _layer_types(
     if types is None and attending is not None:
         if not isinstance(attending, list) or not all(type(each) is int for each in attending):
             raise keys.fail("full_attn_idxs", attending, "a list of layer numbers is needed")
-        return ["full_attention" if index in attending else "conv" for index in range(count)]
+        chosen = {*attending}
+        return ["full_attention" if index in chosen else "conv" for index in range(count)]
     if types is None:
-        local = [False] * count
-        if family.windowed == "all":
-            local = [True] * count
-        elif family.windowed == "alternate":
-            local = [period == 0 or (index + 1) % period != 0 for index in range(count)]
-        elif name == "smollm3":
-            local = [not each for each in rotated]
-        elif family.windowed == "switch":
-            first = keys.integer("max_window_layers", 28, 0, MAX_CONTEXT)
-            local = [index >= first for index in range(count)]
+        local = _local(keys, name, family, period, count, rotated)
         return ["sliding_attention" if each else "full_attention" for each in local]
     if not isinstance(types, list) or len(types) != count:
         raise keys.fail("layer_types", types, f"a list of {count} layer types is needed")
@@ -220,6 +234,20 @@ def _layer_types(
         if not isinstance(each, str) or each not in known:
             raise keys.unsupported("layer_types", each, f"supported: {', '.join(sorted(known))}")
     return types
+
+
+def _local(
+    keys: Keys, name: str, family: Family, period: int, count: int, rotated: list[bool]
+) -> list[bool]:
+    """Which layers attend to a window, if the model has one, where layer_types doesn't say."""
+    if name == "smollm3":
+        return [not each for each in rotated]
+    if family.windowed == "alternate":
+        return [not period or (index + 1) % period != 0 for index in range(count)]
+    first = keys.integer("max_window_layers", 28, 0, MAX_CONTEXT)
+    if family.windowed == "switch":
+        return [index >= first for index in range(count)]
+    return [family.windowed == "all"] * count
 
 
 def _rotated(keys: Keys, name: str, count: int) -> list[bool]:
@@ -235,12 +263,12 @@ def _rotated(keys: Keys, name: str, count: int) -> list[bool]:
     return [bool(flag) for flag in flags[:count]]
 
 
-def _parallel(keys: Keys, name: str) -> bool:
+def _parallel(keys: Keys, name: str, family: Family) -> bool:
     if name == "falcon":
-        return keys.flag("parallel_attn", True) or _new_falcon(keys)
+        return keys.flag("parallel_attn", family.parallel) or _new_falcon(keys)
     if name in ("gpt_neox", "stablelm"):
-        return keys.flag("use_parallel_residual", name == "gpt_neox")
-    return name == "gptj"
+        return keys.flag("use_parallel_residual", family.parallel)
+    return family.parallel
 
 
 def _activation(keys: Keys, family: Family) -> Activation:
@@ -250,7 +278,7 @@ def _activation(keys: Keys, family: Family) -> Activation:
     return ACTIVATIONS[said]
 
 
-def _attn_scale(keys: Keys, name: str, head_dim: int) -> float:
+def _attn_scale(keys: Keys, name: str) -> float:
     if name in ("gemma2", "gemma3_text"):
         return 1 / math.sqrt(keys.number("query_pre_attn_scalar", 256.0, 1e-3))
     if name in ("granite", "granitemoehybrid"):
@@ -258,40 +286,23 @@ def _attn_scale(keys: Keys, name: str, head_dim: int) -> float:
     return 0.0
 
 
-QUERY_KEY_VALUE = ("attn_q", "attn_k", "attn_v")
-FEED_FORWARD = ("ffn_gate", "ffn_up", "ffn_down")
-
-
-def _switches(keys: Keys, name: str, family: Family, config: Config) -> Switches:
-    biases: set[str] = set()
-    if name == "qwen2" or (name == "stablelm" and keys.flag("use_qkv_bias", False)):
-        biases |= {*QUERY_KEY_VALUE}
-    elif name == "gpt2" or (name == "falcon" and keys.flag("bias", False)):
-        biases |= {"attn_qkv", "attn_output", "ffn_up", "ffn_down"}
-    elif name == "gpt_neox":
-        biases |= {"ffn_up", "ffn_down"}
-        biases |= {"attn_qkv", "attn_output"} if keys.flag("attention_bias", True) else set()
-    elif name == "gptj":
-        biases |= {"ffn_up", "ffn_down", "output"}
-    elif name == "lfm2" and keys.flag("conv_bias", False):
-        biases |= {"shortconv.conv", "shortconv.in_proj", "shortconv.out_proj"}
-    elif name in ("llama", "qwen3", "gemma2", "gemma3_text", "granite", "granitemoehybrid") or (
-        name in ("smollm3", "bitnet")
-    ):
-        if keys.flag("attention_bias", False):
-            biases |= {*QUERY_KEY_VALUE, "attn_output"}
-        if name in ("llama", "granite", "smollm3") and keys.flag("mlp_bias", False):
-            biases |= {*FEED_FORWARD}
+def _switches(keys: Keys, name: str, family: Family) -> Switches:
     norms = 1
     if name == "falcon":
-        norms = keys.integer("num_ln_in_parallel_attn", 2 if _new_falcon(keys) else 1, 1, 2)
-        if norms == 2 and not _new_falcon(keys):
+        new = _new_falcon(keys)
+        norms = keys.integer("num_ln_in_parallel_attn", 2 if new else 1, 1, 2)
+        if norms == 2 and not new:
             allowed = "2 needs new_decoder_architecture"
             raise keys.unsupported("num_ln_in_parallel_attn", norms, allowed)
     return Switches(
         model_type=name,
         tied=keys.flag("tie_word_embeddings", family.tied),
-        biases=frozenset(biases),
+        biases=frozenset(
+            matrix
+            for bias in family.biases
+            if not bias.flag or keys.flag(bias.flag, bias.default)
+            for matrix in bias.matrices
+        ),
         norms=norms,
         head_norms=name == "stablelm" and keys.flag("qk_layernorm", False),
         quantised=_quantised(keys, name),
@@ -313,10 +324,8 @@ def _quantised(keys: Keys, name: str) -> Literal["", "online", "product", "quoti
         raise keys.unsupported("quantization_config.use_rms_norm", True, "only false is supported")
     inner.get("modules_to_not_convert")
     inner.get("rms_norm_eps")
-    linear, mode = (
-        inner.word("linear_class", "bitlinear"),
-        inner.word("quantization_mode", "offline"),
-    )
+    linear = inner.word("linear_class", "bitlinear")
+    mode = inner.word("quantization_mode", "offline")
     inner.refuse_rest(lambda key: False)
     if (linear, mode) == ("autobitlinear", "online"):
         return "online"

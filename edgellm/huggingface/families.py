@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from edgellm.huggingface.rope import Defaults
@@ -23,6 +23,23 @@ ACTIVATIONS: dict[str, Activation] = {
 
 
 @dataclass(frozen=True)
+class Bias:
+    """Matrices that have one: where the flag is set, or always."""
+
+    matrices: tuple[str, ...]
+    flag: str = ""
+    default: bool = False
+
+
+QUERY_KEY_VALUE = ("attn_q", "attn_k", "attn_v")
+ATTENTION_BIAS = Bias((*QUERY_KEY_VALUE, "attn_output"), "attention_bias")
+MLP_BIAS = Bias(("ffn_gate", "ffn_up", "ffn_down"), "mlp_bias")
+FUSED_ATTENTION = ("attn_qkv", "attn_output")
+PLAIN_MLP = ("ffn_up", "ffn_down")
+CONVOLUTION = ("shortconv.conv", "shortconv.in_proj", "shortconv.out_proj")
+
+
+@dataclass(frozen=True)
 class Family:
     """One model_type: its name in GGUF, and what its configuration says where the file doesn't."""
 
@@ -30,50 +47,125 @@ class Family:
     norm: Literal["rms", "layer"] = "rms"
     eps: float = 1e-6
     activation: str = "silu"
+    biases: tuple[Bias, ...] = ()
     head_dim: int = 0
     """0: hidden_size / num_attention_heads."""
+    expansion: int = 0
+    """The feed-forward block is so many times as wide as the model; 0: the file must say it."""
     context: int = 2048
-    rope: Defaults | None = field(default_factory=Defaults)
+    position: Literal["rope", "learned"] = "rope"
+    rope: Defaults = field(default_factory=Defaults)
     rope_style: Literal["half", "pair"] = "half"
+    parallel: bool = False
     tied: bool = False
     """Whether the output matrix is the embedding."""
     windowed: Literal["never", "all", "switch", "alternate"] = "never"
     """Which layers attend to `sliding_window` where layer_types doesn't say: none, all, those from
     max_window_layers on if use_sliding_window is set, or all but every n-th."""
+    window: int = 0
     period: int = 0
+    scaled_embedding: bool = False
+    """Embeddings are multiplied by sqrt(hidden_size)."""
+    attn_softcap: float = 0.0
+    logit_softcap: float = 0.0
 
+
+LLAMA = Family("llama", biases=(ATTENTION_BIAS, MLP_BIAS))
+GEMMA = Family(
+    "gemma2",
+    activation="gelu_pytorch_tanh",
+    biases=(ATTENTION_BIAS,),
+    head_dim=256,
+    context=8192,
+    tied=True,
+    windowed="alternate",
+    window=4096,
+    period=2,
+    scaled_embedding=True,
+    attn_softcap=50.0,
+    logit_softcap=30.0,
+)
 
 FAMILIES: dict[str, Family] = {
-    "llama": Family("llama"),
-    "mistral": Family("llama", windowed="all"),
-    "gpt2": Family("gpt2", "layer", 1e-5, "gelu_new", context=1024, rope=None, tied=True),
-    "gptj": Family("gptj", "layer", 1e-5, "gelu_new", rope=None, rope_style="pair"),
-    "gpt_neox": Family("gptneox", "layer", 1e-5, "gelu", rope=Defaults(partial=0.25)),
-    "stablelm": Family("stablelm", "layer", 1e-5, context=4096, rope=Defaults(partial=0.25)),
-    "falcon": Family("falcon", "layer", 1e-5, "gelu", tied=True),
-    "qwen2": Family("qwen2", windowed="switch", context=32768),
-    "qwen3": Family("qwen3", windowed="switch", context=32768, head_dim=128),
-    "gemma2": Family(
-        *("gemma2", "rms", 1e-6, "gelu_pytorch_tanh", 256, 8192),
+    "llama": LLAMA,
+    "mistral": Family("llama", windowed="all", window=4096),
+    "gpt2": Family(
+        *("gpt2", "layer", 1e-5, "gelu_new", (Bias((*FUSED_ATTENTION, *PLAIN_MLP)),)),
+        expansion=4,
+        context=1024,
+        position="learned",
         tied=True,
-        windowed="alternate",
-        period=2,
     ),
-    "gemma3_text": Family(
-        *("gemma3", "rms", 1e-6, "gelu_pytorch_tanh", 256, 131072),
-        rope=Defaults(theta=1e6, local_theta=1e4),
+    "gptj": Family(
+        *("gptj", "layer", 1e-5, "gelu_new", (Bias((*PLAIN_MLP, "output")),)),
+        expansion=4,
+        rope_style="pair",
+        parallel=True,
+    ),
+    "gpt_neox": Family(
+        *("gptneox", "layer", 1e-5, "gelu"),
+        biases=(Bias(PLAIN_MLP), Bias(FUSED_ATTENTION, "attention_bias", True)),
+        rope=Defaults(partial=0.25),
+        parallel=True,
+    ),
+    "stablelm": Family(
+        *("stablelm", "layer", 1e-5, "silu", (Bias(QUERY_KEY_VALUE, "use_qkv_bias"),)),
+        context=4096,
+        rope=Defaults(partial=0.25),
+    ),
+    "falcon": Family(
+        *("falcon", "layer", 1e-5, "gelu", (Bias((*FUSED_ATTENTION, *PLAIN_MLP), "bias"),)),
+        expansion=4,
+        parallel=True,
         tied=True,
-        windowed="alternate",
+    ),
+    "qwen2": Family(
+        "qwen2", biases=(Bias(QUERY_KEY_VALUE),), context=32768, windowed="switch", window=4096
+    ),
+    "qwen3": Family(
+        "qwen3",
+        biases=(ATTENTION_BIAS,),
+        head_dim=128,
+        context=32768,
+        windowed="switch",
+        window=4096,
+    ),
+    "gemma2": GEMMA,
+    "gemma3_text": replace(
+        GEMMA,
+        architecture="gemma3",
+        context=131072,
+        rope=Defaults(theta=1e6, local_theta=1e4),
         period=6,
+        attn_softcap=0.0,
+        logit_softcap=0.0,
     ),
     "phi3": Family("phi3", eps=1e-5, context=4096, windowed="all"),
-    "granite": Family("granite"),
-    "granitemoehybrid": Family("granite"),
+    "granite": replace(LLAMA, architecture="granite"),
+    "granitemoehybrid": Family("granite", biases=(ATTENTION_BIAS,)),
     "smollm3": Family(
-        "smollm3", context=32768, rope=Defaults(theta=2e6), tied=True, windowed="switch"
+        "smollm3",
+        biases=(ATTENTION_BIAS, MLP_BIAS),
+        context=32768,
+        rope=Defaults(theta=2e6),
+        tied=True,
+        windowed="switch",
     ),
-    "lfm2": Family("lfm2", eps=1e-5, context=128000, rope=Defaults(theta=1e6), tied=True),
-    "bitnet": Family("bitnet", eps=1e-5, activation="relu2", rope=Defaults(theta=5e5)),
+    "lfm2": Family(
+        "lfm2",
+        eps=1e-5,
+        biases=(Bias(CONVOLUTION, "conv_bias"),),
+        context=128000,
+        rope=Defaults(theta=1e6),
+        tied=True,
+    ),
+    "bitnet": Family(
+        "bitnet",
+        eps=1e-5,
+        activation="relu2",
+        biases=(ATTENTION_BIAS,),
+        rope=Defaults(theta=5e5),
+    ),
 }
 
 # Names that families had before transformers took them in.
