@@ -80,8 +80,6 @@ def open(path: str | Path) -> Checkpoint:
         _refuse_other_folders(path)
         checkpoint = huggingface.read(path)
     else:
-        if not path.is_file():
-            raise UsageError(f"{path}: no such file or folder")
         _refuse_other_formats(path)
         checkpoint = _read_gguf(path)
     layout.check(checkpoint.path, checkpoint.config, checkpoint.tensors)

@@ -22,7 +22,7 @@ from types import FrameType
 import hostile_inputs
 import small_models
 
-from edgellm import checkpoint, tokenizer
+from edgellm import checkpoint, safetensors, tokenizer
 from edgellm.errors import EdgeError, FormatError
 
 SECONDS = 1.0
@@ -78,6 +78,12 @@ def targets(folder: Path) -> list[tuple[str, Path, Path, Mutate, int]]:
             file = model / name
             mutate = hostile_inputs.JSONInput(json.loads(file.read_text())).mutate
             found.append((name, file, model, mutate, weight))
+    model = folder / "split"
+    small_models.write_folder(model, "qwen2")
+    small_models.split_weights(model)
+    file = model / safetensors.INDEX
+    mutate = hostile_inputs.JSONInput(json.loads(file.read_text())).mutate
+    found.append((file.name, file, model, mutate, 2))
     model = folder / "spm"
     small_models.write_folder(model, "llama", spm=True)
     file = model / "tokenizer.model"

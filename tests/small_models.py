@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgellm import gguf, quant
+from edgellm import gguf, quant, safetensors
 from edgellm.tensor import MappedTensor
 
 DIM, HIDDEN, HEADS, KV_HEADS, HEAD_DIM, CONTEXT = 32, 64, 4, 2, 8, 64
@@ -363,3 +363,19 @@ def write_folder(folder: Path, family: str, spm: bool = False, layers: int = 2) 
     else:
         weights = _llama_weights(rng, layers, vocab, biased=family == "qwen2")
     write_safetensors(folder / "model.safetensors", weights)
+
+
+def split_weights(folder: Path, parts: int = 2) -> None:
+    """Turn a folder's model.safetensors into several files with an index."""
+    whole = folder / "model.safetensors"
+    tensors = safetensors.read(whole)
+    names = list(tensors)
+    places: dict[str, str] = {}
+    for part in range(parts):
+        file = f"model-{part + 1:05}-of-{parts:05}.safetensors"
+        weights = {name: tensors[name].float32() for name in names[part::parts]}
+        write_safetensors(folder / file, weights)
+        places |= dict.fromkeys(weights, file)
+    index = {"metadata": {"total_size": 0}, "weight_map": places}
+    (folder / safetensors.INDEX).write_text(json.dumps(index))
+    whole.unlink()
