@@ -8,10 +8,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from edgellm import progress, runtime
+from edgellm.chat import for_model
 from edgellm.commands import options as shared
 from edgellm.runtime import Model
 from edgellm.scheduler import Scheduler
-from edgellm.service import Conversations, Render
+from edgellm.service import Conversations
 
 CONTROL = 3
 """The type of a control token in a vocabulary, see `edgellm.tokenizer.TokenizerData`."""
@@ -20,8 +21,11 @@ CONTROL = 3
 def load(options: argparse.Namespace, slots: int = 1) -> Model:
     """The model that the options name, with a progress bar.
 
-    To be called before an event loop runs, so that Ctrl-C can end it at once.
+    To be called before an event loop runs, so that Ctrl-C can end it at once. Raises UsageError for
+    the other options too, before the long work.
     """
+    shared.sampling(options)
+    shared.chat_template(options)
     with progress.bar() as shown:
         return runtime.load(
             shared.model_path(options),
@@ -35,29 +39,20 @@ def load(options: argparse.Namespace, slots: int = 1) -> Model:
 @asynccontextmanager
 async def conversations(model: Model, options: argparse.Namespace) -> AsyncIterator[Conversations]:
     """The service that channels talk to, while the block runs; closes the model afterwards."""
+    chat = for_model(model.checkpoint, **shared.chat_template(options))
+    converses = chat.converses and not options.no_conversation
     async with Scheduler(model.executor, model.tokenizer) as scheduler:
         yield Conversations(
             scheduler,
             model.tokenizer,
-            renderer(model, options),
+            chat.render if converses else None,
             sampling=shared.sampling(options),
             max_tokens=options.predict,
-            stop=options.reverse_prompt,
+            stop=[*options.reverse_prompt, *(chat.stop if converses else ())],
             system=options.system_prompt or "",
             control=control_texts(model),
             about={"model": model.checkpoint.provenance.name or Path(model.checkpoint.path).stem},
         )
-
-
-def renderer(model: Model, options: argparse.Namespace) -> Render | None:
-    """What puts the chat format around a conversation; None where the model gets raw text."""
-    given = shared.chat_template(options)
-    if options.no_conversation or not (given or model.checkpoint.template):
-        return None
-    from edgellm.chat import render_chat
-
-    path = model.checkpoint.path
-    return lambda messages: render_chat(messages, path=path, **given)
 
 
 def control_texts(model: Model) -> list[str]:

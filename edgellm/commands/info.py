@@ -8,6 +8,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from edgellm import checkpoint
+from edgellm.chat import for_model
 from edgellm.commands import options as shared
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ def describe(opened: Checkpoint, context: int | None = None) -> dict[str, object
         "tokenizer": None
         if tokens is None
         else {"model": tokens.model, "pre": tokens.pre, "bos": tokens.bos, "eos": tokens.eos},
+        "chat": for_model(opened).name,
         "template": opened.template,
         "memory": {
             "context": context,
@@ -106,8 +108,6 @@ def table(about: dict[str, object]) -> str:
         # A file's own words could steer the terminal.
         text = "".join(letter if letter.isprintable() else "?" for letter in text)
         lines.append((name.replace("_", " "), text))
-    if about["template"] is None:
-        lines.append(("template", "none: give --chat-template, or use the model on raw text"))
     width = max(len(name) for name, _ in lines)
     return "\n".join(f"{name.ljust(width)}  {text}" for name, text in lines)
 
@@ -124,8 +124,14 @@ def _shown(name: str, value: object) -> str:
             )
         case "tokenizer", dict():
             return ", ".join(f"{key} {one}" for key, one in value.items() if one not in (None, ""))
+        case "chat", "template":
+            return "by the file's own template"
+        case "chat", "none":
+            return "no: continues text, unless --chat-template names a format"
+        case "chat", str():
+            return f"by the format {value}, guessed from name and vocabulary"
         case "template", str():
-            return f"yes, {len(value)} characters"
+            return f"{len(value)} characters"
         case "memory", dict():
             return (
                 f"about {size(value['bytes'])} with a context of {value['context']}"

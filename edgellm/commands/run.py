@@ -25,6 +25,8 @@ A model with a chat format answers the prompt; one without goes on writing it, a
 printed too. The answer ends with a newline.
 """
 
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""What a model must not send to a terminal: it could move the cursor or type for the user."""
 ESCAPES = {"n": "\n", "t": "\t"}
 
 
@@ -60,13 +62,20 @@ async def answer(model: Model, options: argparse.Namespace, text: str) -> None:
         async for event in service.ask("run", text):
             match event:
                 case Text(piece):
-                    shown, hidden = piece.removeprefix(hidden), ""
-                    sys.stdout.write(shown)
-                    sys.stdout.flush()
+                    write(piece.removeprefix(hidden))
+                    hidden = ""
                 case Done():
-                    sys.stdout.write("\n")
+                    write("\n")
                     if options.verbose:
                         print(speed(event), file=sys.stderr)
+
+
+def write(text: str) -> None:
+    """Print a piece of the answer at once, in UTF-8 whatever the locale."""
+    if sys.stdout.isatty():
+        text = CONTROL.sub("", text)
+    sys.stdout.buffer.write(text.encode(errors="replace"))
+    sys.stdout.buffer.flush()
 
 
 def prompt(options: argparse.Namespace) -> str:
