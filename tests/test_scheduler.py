@@ -304,15 +304,16 @@ def test_only_the_answer_that_breaks_the_model_fails() -> None:
 
     async def test(scheduler: Scheduler) -> None:
         bias = Sampling(temperature=0, logit_bias={BROKEN: 1000.0})
-        bad = scheduler.submit(Session("bad"), ask("x", 20, sampling=bias))
-        session = Session("good")
         requests = [ask(text, 20) for text in ("good", "fine")]
-        good = [scheduler.submit(session, requests[0]), scheduler.submit(Session(""), requests[1])]
+        good = [scheduler.submit(Session(""), request) for request in requests]
+        bad = scheduler.submit(Session("bad"), ask("x", 20, sampling=bias))
         with pytest.raises(BackendError, match=r"RuntimeError: the toy breaks") as caught:
             await collect(bad)
         assert isinstance(caught.value.__cause__, RuntimeError)
         for answer, request in zip(good, requests, strict=True):
             assert (await collect(answer))[0] == alone(request)
+        shared = next(slots for call, slots, _ in executor.record if len(slots) == 3)
+        assert shared == (0, 1, 2), "the broken one was in a step with the others"
         # Its slot counts as empty, and the session can go on.
         again, done = await collect(scheduler.submit(bad.session, ask("x", 20)))
         assert again == alone(ask("x", 20))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_executor import BOS, EOS, TURN, ToyExecutor, ToyTokenizer
 
+import edgellm
 from edgellm.channel import Done, Text
 from edgellm.errors import BackendError, BusyError, ContextError
 from edgellm.generation import generate
@@ -274,3 +276,22 @@ def test_status_says_what_there_is() -> None:
         assert (status["sessions"], status["waiting"], status["context"]) == (1, 0, 256)
 
     serve(test, about={"model": "toy"})
+
+
+def test_a_real_model_tells_each_session_its_story_as_if_it_were_alone(shared: Path) -> None:
+    stories = shared / "stories260k"
+    openings = {"Lily and Tom went to the park": "greedy_128_lily.txt", "": "greedy_256.txt"}
+
+    async def main(model: edgellm.Model) -> None:
+        async with Scheduler(model.executor, model.tokenizer) as scheduler:
+            service = Conversations(
+                scheduler, model.tokenizer, None, sampling=GREEDY, max_tokens=40
+            )
+            answers = {opening: service.ask(opening, opening) for opening in openings}
+            for opening, answer in answers.items():
+                text, done = await collect(answer)
+                assert done.tokens == 40
+                assert (stories / openings[opening]).read_text().startswith(text)
+                assert len(text) > len(opening) + 80
+
+    asyncio.run(main(edgellm.load(stories / "stories260K.gguf", exact=True, slots=2)))
