@@ -79,12 +79,28 @@ class SerialChannel:
     def __init__(self, url: str) -> None:
         """Raises UsageError for an option or a setting that can't be."""
         self.url = url
-        device, self._options = _parse(url)
-        self._device = device
+        self._device, options = _parse(url)
+        scheme, separator, _ = self._device.partition("://")
+        if separator and scheme not in PYSERIAL:
+            raise UsageError(f"{url}: unknown scheme {scheme!r}; known are {', '.join(PYSERIAL)}")
+        baud = number(url, "baud", options["baud"], 1, 1e8)
         # A kernel buffer's room becomes visible only when it has run nearly empty.
-        self._timeout = number(url, "write_timeout", self._options["write_timeout"], 0.01, 1e6)
-        self._timeout += CHUNK * 10 / number(url, "baud", self._options["baud"], 1, 1e8)
-        self._port()
+        patience = number(url, "write_timeout", options["write_timeout"], 0.01, 1e6)
+        self._timeout = patience + CHUNK * 10 / baud
+        self._lines = {line: _flag(url, line, options[line]) for line in ("dtr", "rts")}
+        self._settings = {
+            "baudrate": int(baud),
+            "bytesize": int(number(url, "bytesize", options["bytesize"], 5, 8)),
+            "parity": options["parity"].upper(),
+            "stopbits": number(url, "stopbits", options["stopbits"], 1, 2),
+            "rtscts": _flag(url, "rtscts", options["rtscts"]),
+            "xonxoff": _flag(url, "xonxoff", options["xonxoff"]),
+            "timeout": POLL,
+            "exclusive": True,
+        }
+        if scheme != "rfc2217":  # it gives up after 5 s of its own, and takes no other time
+            self._settings["write_timeout"] = self._timeout
+        _check(url, self._settings)
         self._names = itertools.count(1)
 
     async def serve(self, service: Service) -> None:
@@ -106,11 +122,10 @@ class SerialChannel:
     async def _open(self) -> FileWire | PortWire:
         told = ""
         while True:
-            port = self._port()
             try:
-                await asyncio.to_thread(port.open)
+                port = await asyncio.to_thread(self._opened)
                 break
-            except (OSError, ValueError) as error:  # pyserial's own errors are OSErrors
+            except Exception as error:  # pyserial's handlers let through what they stumble over
                 trouble = f"{self._device}: {_trouble(error)}"
             if trouble != told:
                 told = trouble
@@ -119,31 +134,24 @@ class SerialChannel:
         _tell(f"listening on {self._device} at {port.baudrate} baud")
         return _wire(port, self._timeout)
 
-    def _port(self) -> Any:
-        """A port with all settings, not yet open."""
+    def _opened(self) -> Any:
         import serial
 
-        options = self._options
-        try:
-            port = serial.serial_for_url(
-                self._device,
-                do_not_open=True,
-                baudrate=int(options["baud"]),
-                bytesize=int(options["bytesize"]),
-                parity=options["parity"].upper(),
-                stopbits=float(options["stopbits"]),
-                rtscts=_flag(self.url, "rtscts", options["rtscts"]),
-                xonxoff=_flag(self.url, "xonxoff", options["xonxoff"]),
-                timeout=POLL,
-                write_timeout=self._timeout,
-                exclusive=True,
-            )
-        except (ValueError, OSError) as error:
-            raise UsageError(f"{self.url}: {error}") from error
-        for line in ("dtr", "rts"):
-            if not _flag(self.url, line, options[line]):
+        port = serial.serial_for_url(self._device, do_not_open=True, **self._settings)
+        for line, raised in self._lines.items():
+            if not raised:
                 setattr(port, line, False)
+        port.open()
         return port
+
+
+def _check(url: str, settings: dict[str, Any]) -> None:
+    import serial
+
+    try:
+        serial.Serial(None, **settings)
+    except ValueError as error:
+        raise UsageError(f"{url}: {error}") from error
 
 
 def _parse(url: str) -> tuple[str, dict[str, str]]:
@@ -322,7 +330,7 @@ class PortWire:
         def call() -> T:
             try:
                 return function(*arguments)
-            except Exception as error:  # pyserial's handlers let through what they stumble over
+            except Exception as error:  # as in opening
                 raise LinkError(f"line lost: {error or type(error).__name__}") from error
 
         return asyncio.get_running_loop().run_in_executor(self._threads, call)

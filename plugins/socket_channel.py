@@ -59,7 +59,7 @@ class StreamWire:
         self._write_timeout = write_timeout
         writer.transport.set_write_buffer_limits(high=CHUNK, low=CHUNK // 4)
         connected = writer.get_extra_info("socket")
-        if connected.family != socket.AF_UNIX:
+        if connected.family in (socket.AF_INET, socket.AF_INET6):
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             if hasattr(socket, "TCP_KEEPIDLE"):
@@ -201,6 +201,10 @@ def _unix(url: str, path: str) -> Iterator[socket.socket]:
 
     A socket left there by a server that died is replaced, anything else is left alone.
     """
+    if not hasattr(socket, "AF_UNIX"):
+        raise UsageError(
+            f"{url}: this system's Python has no Unix sockets; use tcp://127.0.0.1:7070"
+        )
     _clear(url, path)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         try:
@@ -237,7 +241,7 @@ def _clear(url: str, path: str) -> None:
 
 
 def _shown(listener: socket.socket) -> str:
-    if listener.family == socket.AF_UNIX:
+    if listener.family not in (socket.AF_INET, socket.AF_INET6):
         return f"unix://{listener.getsockname()}"
     host, port = listener.getsockname()[:2]
     return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
