@@ -26,7 +26,7 @@ lint: $(VENV)/.developing  ## check style and types
 	$(BIN)/mypy edgellm backends plugins
 
 bench: $(VENV)/.developing  ## run the benchmarks
-	$(BIN)/pytest -q tests/benchmarks
+	$(BIN)/pytest -q --override-ini python_files='bench_*.py' tests/benchmarks
 
 clean:  ## remove what was installed and built here
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
