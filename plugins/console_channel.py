@@ -97,6 +97,7 @@ class ConsoleChannel:
 
         loop, before = asyncio.get_running_loop(), signal.getsignal(signal.SIGINT)
         try:
+            others = loop.remove_signal_handler(signal.SIGINT)
             loop.add_signal_handler(signal.SIGINT, interrupt)
         except (NotImplementedError, RuntimeError, ValueError):  # Windows, or not the main thread
             yield
@@ -104,8 +105,11 @@ class ConsoleChannel:
         try:
             yield
         finally:
-            loop.remove_signal_handler(signal.SIGINT)
-            signal.signal(signal.SIGINT, before)
+            if others:  # asyncio doesn't give a handler back: let Ctrl-C now mean the other signal
+                loop.add_signal_handler(signal.SIGINT, signal.raise_signal, signal.SIGTERM)
+            else:
+                loop.remove_signal_handler(signal.SIGINT)
+                signal.signal(signal.SIGINT, before)
 
     # What comes in
 

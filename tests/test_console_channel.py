@@ -38,13 +38,19 @@ def script(text):
     return [text.upper()]
 
 async def main():
+    ended = asyncio.Event()
     service = ScriptedService(script)
     task = asyncio.create_task(ConsoleChannel().serve(service))
-    asyncio.get_running_loop().add_signal_handler(15, task.cancel)
+    asyncio.get_running_loop().add_signal_handler(15, lambda: ended.set() or task.cancel())
+    if "SERVES_ON" in os.environ:
+        asyncio.get_running_loop().add_signal_handler(2, ended.set)
     try:
         await task
     except asyncio.CancelledError:
         print("cancelled", file=sys.stderr)
+    if "SERVES_ON" in os.environ:
+        print("console left", file=sys.stderr)
+        await ended.wait()
     print("closed", service.closed, file=sys.stderr)
 
 asyncio.run(main())
@@ -244,6 +250,20 @@ def test_cancelling_does_not_wait_for_a_line_and_restores_the_terminal(
         chat.process.terminate()
         assert "cancelled" in chat.leave()
         assert termios.tcgetattr(chat.slave) == before
+    finally:
+        chat.close()
+
+
+def test_after_the_console_has_been_left_an_interrupt_ends_the_service(
+    environment: dict[str, str],
+) -> None:
+    chat = Chat({**environment, "SERVES_ON": "1"})
+    try:
+        chat.until("> ")
+        chat.type("/exit\n")
+        chat.until("console left")
+        chat.type("\x03")
+        chat.leave()
     finally:
         chat.close()
 
