@@ -6,39 +6,52 @@ import heapq
 from collections.abc import Mapping
 
 
-def merge(parts: list[str], ranks: Mapping[str, float], joint: str) -> list[str]:
+def merge(parts: list[str], ranks: Mapping[str, int], joint: str) -> list[str]:
     """Merge adjacent parts, lowest rank first, leftmost first among equals, until none is ranked.
 
     The rank of the pair (a, b) is `ranks[a + joint + b]`: with joint " " a list of merges gives
-    the ranks, with joint "" the merged pieces' own scores do.
+    the ranks, with joint "" the merged pieces' own.
     """
     count = len(parts)
     parts = list(parts)
     before = list(range(-1, count - 1))
     after = list(range(1, count + 1))
-    # The rank of each part with its successor; a heap entry that differs from it is out of date.
-    current = [ranks.get(parts[i] + joint + parts[i + 1]) for i in range(count - 1)]
-    current.append(None)
-    heap = [(rank, i) for i, rank in enumerate(current) if rank is not None]
+    rank_of = ranks.get
+    # One integer a heap entry, rank and place, is quicker to compare than a tuple.
+    bits = count.bit_length()
+    mask = (1 << bits) - 1
+    # The entry of each part with its successor; one on the heap that differs is out of date.
+    current: list[int | None] = [None] * count
+    heap: list[int] = []
+    for i in range(count - 1):
+        rank = rank_of(parts[i] + joint + parts[i + 1])
+        if rank is not None:
+            current[i] = entry = rank << bits | i
+            heap.append(entry)
     heapq.heapify(heap)
+    push, pop = heapq.heappush, heapq.heappop
     while heap:
-        rank, i = heapq.heappop(heap)
-        if current[i] != rank:
+        entry = pop(heap)
+        i = entry & mask
+        if current[i] != entry:
             continue
         gone = after[i]
-        parts[i] += parts[gone]
-        parts[gone] = ""
-        current[gone] = None
-        after[i] = after[gone]
-        current[i] = None
-        if after[i] < count:
-            before[after[i]] = i
-            current[i] = found = ranks.get(parts[i] + joint + parts[after[i]])
-            if found is not None:
-                heapq.heappush(heap, (found, i))
+        right = after[gone]
+        merged = parts[i] + parts[gone]
+        parts[i], parts[gone] = merged, ""
+        current[i] = current[gone] = None
+        after[i] = right
+        if right < count:
+            before[right] = i
+            rank = rank_of(merged + joint + parts[right])
+            if rank is not None:
+                current[i] = entry = rank << bits | i
+                push(heap, entry)
         left = before[i]
         if left >= 0:
-            current[left] = found = ranks.get(parts[left] + joint + parts[i])
-            if found is not None:
-                heapq.heappush(heap, (found, left))
+            rank = rank_of(parts[left] + joint + merged)
+            current[left] = None
+            if rank is not None:
+                current[left] = entry = rank << bits | left
+                push(heap, entry)
     return [part for part in parts if part]

@@ -14,6 +14,14 @@ _SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
 _GPT_2 = r"'(?:[stmd]|re|ve|ll)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 
+def _ranges(points: str) -> str:
+    """A character class from hexadecimal code points and ranges of them."""
+    pairs = [part.partition("-") for part in points.split()]
+    return "".join(
+        rf"\U{low.zfill(8)}" + (rf"-\U{high.zfill(8)}" if high else "") for low, _, high in pairs
+    )
+
+
 def _llama3(numbers: str, tail: str = r"[\r\n]*") -> str:
     """The pattern of Llama 3 and its kin, which differ in how they cut numbers."""
     words = rf"{_CONTRACTION}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+"
@@ -36,6 +44,18 @@ def _gpt_4(numbers: str) -> str:
 
 _UPPER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]"
 _LOWER = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+# DeepSeek's letters of the scripts that have two cases, which no Unicode property gives.
+_CASED = _ranges(
+    "41-5a 61-7a b5 c0-d6 d8-f6 f8-1ba 1bc-1bf 1c4-293 295-2af 370-373 376-377 37b-37d 37f 386 "
+    "388-38a 38c 38e-3a1 3a3-3f5 3f7-481 48a-52f 531-556 10a0-10c5 13a0-13f5 13f8-13fd "
+    "1c90-1cba 1cbd-1cbf 1d00-1d2b 1d6b-1d77 1d79-1d9a 1e00-1f15 1f18-1f1d 1f20-1f45 1f48-1f4d "
+    "1f50-1f57 1f59 1f5b 1f5d 1f5f-1f7d 1f80-1fb4 1fb6-1fbc 1fbe 1fc2-1fc4 1fc6-1fcc 1fd0-1fd3 "
+    "1fd6-1fdb 1fe0-1fec 1ff2-1ff4 1ff6-1ffc 2102 2107 210a-2113 2115 2119-211d 2124 2126 2128 "
+    "212a-212d 212f-2134 2139 213c-213f 2145-2149 214e 2183-2184 2c00-2c7b 2c7e-2ce4 2ceb-2cee "
+    "2cf2-2cf3 a640-a66d a680-a69b a722-a76f a771-a787 a78b-a78e ab70-abbf fb00-fb06 fb13-fb17 "
+    "ff21-ff3a ff41-ff5a 10400-1044f 104b0-104d3 104d8-104fb 10c80-10cb2 10cc0-10cf2 "
+    "118a0-118df 1e900-1e943"
+)
 # What GGUF's vocabularies are cut by: letters beyond ASCII count as both cases, marks as neither.
 _UPPER_ASCII = r"(?:(?=\p{L})[^a-z])"
 _LOWER_ASCII = r"(?:(?=\p{L})[^A-Z])"
@@ -63,6 +83,9 @@ STEPS: dict[str, str] = {
     "line-ends": r"[\r\n]",
     "spaced-letters": r"\s?\p{L}+",
     "spaced-punctuation": r"\s?\p{P}+",
+    "deepseek-words": rf"\s?[{_CASED}]+",
+    "deepseek-punctuation": r"\s?[!-/:-~\uff01-\uff0f\uff1a-\uff5e\u2018-\u201f\u3000-\u3002]+",
+    "last-spaces": r"(?<!\s)\s+\Z",
     "cjk": "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+",
     "kana-and-han": "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+",
     "deepseek-v3": r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+"
@@ -85,6 +108,14 @@ _NAMES: dict[tuple[str, ...], str] = {
     ("gpt-4o-ascii",): "gpt-4o llama4 kanana2 minimax-m2",
     ("tekken-ascii",): "tekken",
     ("seed",): "seed-coder",
+    (
+        "line-ends",
+        "deepseek-words",
+        "deepseek-punctuation",
+        "last-spaces",
+        "cjk",
+        "numbers",
+    ): "deepseek-llm",
     ("line-ends", "spaced-letters", "spaced-punctuation", "cjk", "digits"): "deepseek-coder",
     ("three-numbers", "kana-and-han", "deepseek-v3"): "deepseek-v3 hunyuan-dense joyai-llm",
     ("bloom",): "bloom gpt3-finnish poro-chat",

@@ -45,6 +45,8 @@ class TokenizerData:
     add_space_prefix: bool | None = None
     prefix_once: bool = False
     """The space prefix goes before the text's first character only, not after special tokens."""
+    prefix_lacking: bool = False
+    """The space prefix goes only before text that doesn't begin with a space."""
     ignore_merges: bool | None = None
     """A word that is a token stays whole, whatever the merges say; None: as `pre` has it."""
     normal_form: str = ""

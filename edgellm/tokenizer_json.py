@@ -107,11 +107,11 @@ class _Sections:
         fallback = self.flag(self.model, "model", "byte_fallback", False)
         kind = "llama" if fallback else "gpt2"
         if fallback:
-            prefix, once, form = self.spaces()
+            prefix, once, lacking, form = self.spaces()
             splits: tuple[str, ...] = ()
         else:
             splits, prefix = self.splits()
-            once, form = False, self.normal_form()
+            once, lacking, form = False, True, self.normal_form()
         self.check_decoder()
         added = self.added_tokens()
         types = dict.fromkeys(texts, NORMAL)
@@ -139,6 +139,7 @@ class _Sections:
             add_eos=eos is not None,
             add_space_prefix=prefix,
             prefix_once=once,
+            prefix_lacking=lacking,
             ignore_merges=self.flag(self.model, "model", "ignore_merges", False),
             normal_form=form,
             lstrip=frozenset(token.id for token in added if token.lstrip),
@@ -265,9 +266,9 @@ class _Sections:
             raise self.unsupported("pre_tokenizer behavior", how[0], "Isolated is supported")
         return step
 
-    def spaces(self) -> tuple[bool, bool, str]:
-        """Of a byte-fallback tokenizer: space prefix, only once, and normal form."""
-        prefix = once = replaced = False
+    def spaces(self) -> tuple[bool, bool, bool, str]:
+        """Of a byte-fallback tokenizer: space prefix, only once, only where lacking; normal form."""
+        prefix = once = lacking = replaced = False
         form = ""
         for part in self.parts("normalizer", "normalizers"):
             kind = part["type"]
@@ -292,11 +293,11 @@ class _Sections:
             scheme = part.get("prepend_scheme", "always")
             if scheme not in ("always", "first", "never"):
                 raise FormatError(self.file, "prepend_scheme", scheme, "always, first or never")
-            replaced = True
+            replaced = lacking = True
             prefix, once = scheme != "never", scheme == "first"
         if not replaced:
             raise self.unsupported("normalizer", None, "it must replace spaces by ▁")
-        return prefix, once, form
+        return prefix, once, lacking, form
 
     def replaces_space(self, part: Mapping[str, object]) -> bool:
         return part.get("pattern") == {"String": " "} and part.get("content") == SPACE

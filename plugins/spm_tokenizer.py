@@ -27,16 +27,18 @@ class SPMTokenizer(Vocabulary):
     def __init__(self, data: TokenizerData) -> None:
         super().__init__(data, data.add_bos is not False, bool(data.add_eos))
         self.space_prefix = data.add_space_prefix is not False
+        self.lacking = data.prefix_lacking
         self._remembered: dict[str, list[int]] = {}
 
     @functools.cached_property
-    def _ranks(self) -> tuple[Mapping[str, float], str]:
+    def _ranks(self) -> tuple[Mapping[str, int], str]:
         """What `merge` needs: ranks, and how the parts of a pair are joined in them."""
         data = self.data
         if data.merges:
             count = len(data.merges)
             return dict(zip(reversed(data.merges), range(count - 1, -1, -1), strict=True)), " "
-        ranks = {text: -score for text, score in zip(data.tokens, data.scores, strict=True)}
+        order = {score: rank for rank, score in enumerate(sorted(set(data.scores), reverse=True))}
+        ranks = {text: order[score] for text, score in zip(data.tokens, data.scores, strict=True)}
         for token in range(self.size):
             if self.kind(token) in (CONTROL, UNKNOWN, BYTE):
                 ranks.pop(data.tokens[token], None)  # several tokens may have one text
@@ -46,15 +48,15 @@ class SPMTokenizer(Vocabulary):
     def _words(self) -> re.Pattern[str]:
         """Cuts text before a space wherever no token reaches across, so that words can be merged
         one by one: after any character that no token has before a space."""
-        crossing = set()
+        before = set()
         for text in self.data.tokens:
             at = text.find(SPACE, 1)
             while at > 0:
-                crossing.add(text[at - 1])
+                before.add(text[at - 1])
                 at = text.find(SPACE, at + 1)
-        crossing.add(SPACE)
-        inside = re.escape("".join(sorted(crossing)))
-        return re.compile(f"{SPACE}*+(?:[{inside}]{SPACE}*+|[^{inside}])++|{SPACE}++", re.DOTALL)
+        joining = re.escape("".join(sorted(before - {SPACE})))
+        run = f"[{joining}]{SPACE}*+|[^{joining}{SPACE}]" if joining else f"[^{SPACE}]"
+        return re.compile(f"{SPACE}*+(?:{run})++|{SPACE}++")
 
     @functools.cached_property
     def _byte_ids(self) -> list[int | None]:
@@ -64,10 +66,12 @@ class SPMTokenizer(Vocabulary):
         if self.data.normal_form:
             form = cast(Literal["NFC", "NFD", "NFKC", "NFKD"], self.data.normal_form)
             text = unicodedata.normalize(form, text)
-        if self.space_prefix and (first if self.data.prefix_once else after_special):
-            text = " " + text
+        text = text.replace(" ", SPACE)
+        begins = first if self.data.prefix_once else after_special
+        if self.space_prefix and begins and not (self.lacking and text.startswith(SPACE)):
+            text = SPACE + text
         ids: list[int] = []
-        for match in self._words.finditer(text.replace(" ", SPACE)):
+        for match in self._words.finditer(text):
             word = match.group()
             known = self._remembered.get(word)
             if known is None:
