@@ -116,13 +116,17 @@ class _Config:
 
     def end_ids(self, file: str, settings: Mapping[str, object]) -> list[int]:
         value = settings.get("eos_token_id")
-        ids = [] if value is None else value if isinstance(value, list) else [value]
-        if len(ids) > MAX_END_IDS:
-            where = f"length of {file}'s eos_token_id"
-            raise FormatError(self.folder / file, where, len(ids), f"at most {MAX_END_IDS}")
-        for i in ids:
+        listed = value if isinstance(value, list) else [] if value is None else [value]
+        where = self.folder / file
+        if len(listed) > MAX_END_IDS:
+            raise FormatError(
+                where, "length of eos_token_id", len(listed), f"at most {MAX_END_IDS}"
+            )
+        ids: list[int] = []
+        for i in listed:
             if not isinstance(i, int) or isinstance(i, bool) or not 0 <= i < 1 << 31:
-                raise FormatError(self.folder / file, "eos_token_id", i, "it must be an id")
+                raise FormatError(where, "eos_token_id", i, "it must be an id")
+            ids.append(i)
         return ids
 
     def added_tokens(self) -> Iterator[tokenizer_json.AddedToken]:

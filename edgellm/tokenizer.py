@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from edgellm.errors import FormatError, UnsupportedError, UsageError
 
@@ -29,7 +29,7 @@ class TokenizerData:
     """Pre-tokenizing steps by name (`edgellm.splitting.STEPS`), where the file lists them itself;
     empty: those that `pre` stands for."""
     tokens: Sequence[str] = ()
-    """Texts by id, as the file spells them; no two are equal."""
+    """Texts by id, as the file spells them; of equal ones the first is encoded."""
     scores: Sequence[float] = ()
     """SentencePiece's priorities, highest merged first; empty where `merges` decide."""
     types: Sequence[int] = ()
@@ -49,8 +49,8 @@ class TokenizerData:
     """The space prefix goes only before text that doesn't begin with a space."""
     ignore_merges: bool | None = None
     """A word that is a token stays whole, whatever the merges say; None: as `pre` has it."""
-    normal_form: str = ""
-    """"NFC", "NFD", "NFKC", "NFKD": Unicode normalisation before anything else; "": none."""
+    normal_form: Literal["", "NFC", "NFD", "NFKC", "NFKD"] = ""
+    """Unicode normalisation of what lies between special tokens; "": none."""
     lstrip: frozenset[int] = field(default_factory=frozenset)
     """Special tokens that swallow the white space before them."""
     rstrip: frozenset[int] = field(default_factory=frozenset)

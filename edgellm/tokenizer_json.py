@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from edgellm import json_file
 from edgellm.errors import FormatError, UnsupportedError
@@ -20,6 +21,9 @@ LIMIT = 64 << 20
 """Bytes; the largest known, with 260 thousand tokens, has 35 MB."""
 MAX_TOKENS = 1 << 20
 SPACE = "▁"
+
+NormalForm = Literal["", "NFC", "NFD", "NFKC", "NFKD"]
+FORMS: dict[str, NormalForm] = {"NFC": "NFC", "NFD": "NFD", "NFKC": "NFKC", "NFKD": "NFKD"}
 
 
 @dataclass(frozen=True)
@@ -164,16 +168,18 @@ class _Sections:
         value = self.found.get(name)
         if value is None:
             return []
-        components = [value]
+        components: list[object] = [value]
         if isinstance(value, dict) and value.get("type") == "Sequence":
             listed = value.get(list_name)
             if not isinstance(listed, list):
                 raise FormatError(self.file, f"{name}.{list_name}", listed, "it must be a list")
             components = listed
+        found: list[dict[str, object]] = []
         for component in components:
             if not isinstance(component, dict) or not isinstance(component.get("type"), str):
                 raise FormatError(self.file, name, component, "it must be an object with a type")
-        return components
+            found.append(component)
+        return found
 
     def unsupported(self, field: str, value: object, allowed: str) -> UnsupportedError:
         return UnsupportedError(self.file, field, value, allowed)
@@ -215,13 +221,15 @@ class _Sections:
             raise FormatError(self.file, "added_tokens", value, "it must be a list")
         return [added_token(entry, self.file) for entry in value]
 
-    def normal_form(self) -> str:
-        form = ""
+    def normal_form(self) -> NormalForm:
+        form: NormalForm = ""
         for part in self.parts("normalizer", "normalizers"):
-            if part["type"] not in ("NFC", "NFD", "NFKC", "NFKD") or form:
-                allowed = "NFC, NFD, NFKC or NFKD is supported"
-                raise self.unsupported("normalizer", part["type"], allowed)
-            form = str(part["type"])
+            kind = part["type"]
+            if form or not isinstance(kind, str) or kind not in FORMS:
+                raise self.unsupported(
+                    "normalizer", kind, f"one of {', '.join(FORMS)} is supported"
+                )
+            form = FORMS[kind]
         return form
 
     def splits(self) -> tuple[tuple[str, ...], bool]:
@@ -266,18 +274,18 @@ class _Sections:
             raise self.unsupported("pre_tokenizer behavior", how[0], "Isolated is supported")
         return step
 
-    def spaces(self) -> tuple[bool, bool, bool, str]:
-        """Of a byte-fallback tokenizer: space prefix, only once, only where lacking; normal form."""
+    def spaces(self) -> tuple[bool, bool, bool, NormalForm]:
+        """Space prefix, whether only once, only where lacking; normal form."""
         prefix = once = lacking = replaced = False
-        form = ""
+        form: NormalForm = ""
         for part in self.parts("normalizer", "normalizers"):
             kind = part["type"]
             if kind == "Prepend" and part.get("prepend") == SPACE:
                 prefix = True
             elif kind == "Replace" and self.replaces_space(part):
                 replaced = True
-            elif kind in ("NFC", "NFD", "NFKC", "NFKD") and not form:
-                form = str(kind)
+            elif isinstance(kind, str) and kind in FORMS and not form:
+                form = FORMS[kind]
             else:
                 allowed = "Prepend and Replace of a space and normal forms are supported"
                 raise self.unsupported("normalizer", kind, allowed)

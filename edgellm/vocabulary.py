@@ -5,13 +5,15 @@ from __future__ import annotations
 import codecs
 import functools
 import re
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterable, Sequence
 
 from edgellm.errors import FormatError
 from edgellm.tokenizer import (
     BYTE,
     CONTROL,
     END_OF_GENERATION,
+    NORMAL,
     UNKNOWN,
     UNUSED,
     USER_DEFINED,
@@ -33,10 +35,15 @@ SPACE = " \t\n\v\f\r"
 """White space that a special token may swallow."""
 
 
-class Vocabulary:
-    """A vocabulary's ids and kinds, and the special tokens in a text.
+CACHED_WORDS = 1 << 16
+CACHED_LENGTH = 64
+"""Longer words are too rare to remember."""
 
-    `encode_text` and `normal_bytes` are what a kind of tokenizer adds.
+
+class Vocabulary:
+    """A vocabulary's ids and kinds, and what every tokenizer over one does with them.
+
+    A kind of tokenizer adds `words`, `word_ids` and `normal_bytes`.
     """
 
     def __init__(self, data: TokenizerData, add_bos: bool, add_eos: bool) -> None:
@@ -47,16 +54,25 @@ class Vocabulary:
                 allowed = "it must look like <0x0A>"
                 raise FormatError(data.file, f"byte token {token}", data.tokens[token], allowed)
         self.bos, self.eos = data.bos, data.eos
-        self.ids: dict[str, int] = dict(zip(data.tokens, range(self.size), strict=True))
+        ids = range(self.size - 1, -1, -1)
+        self.ids: dict[str, int] = dict(zip(reversed(data.tokens), ids, strict=True))
         self.eog = data.extra_eog | {self.ids[t] for t in END_OF_GENERATION if t in self.ids}
         if data.eos is not None:
             self.eog |= {data.eos}
-        self.looks_control = {self.ids[t] for t in CONTROL_LOOKING if t in self.ids}
-        self.prefix = [self.bos] if add_bos and self.bos is not None else []
-        self.suffix = [self.eos] if add_eos and self.eos is not None else []
+        self._looks_control = {self.ids[t] for t in CONTROL_LOOKING if t in self.ids}
+        self._prefix = [self.bos] if add_bos and self.bos is not None else []
+        self._suffix = [self.eos] if add_eos and self.eos is not None else []
+        self._remembered: dict[str, list[int]] = {}
 
-    def encode_text(self, text: str, first: bool, after_special: bool) -> list[int]:
-        """Ids of text without special tokens; `first` where it begins the whole text."""
+    def words(self, text: str, first: bool, after_special: bool) -> Iterable[str]:
+        """Text without special tokens, cut where no token reaches across.
+
+        `first` where it begins the whole text, `after_special` there and after special tokens.
+        """
+        raise NotImplementedError
+
+    def word_ids(self, word: str) -> list[int]:
+        """The ids of one of these words."""
         raise NotImplementedError
 
     def normal_bytes(self, text: str) -> bytes:
@@ -65,22 +81,38 @@ class Vocabulary:
 
     def kind(self, token: int) -> int:
         """The kind of a token in GGUF's numbering."""
-        if token in self.looks_control:
+        if token in self._looks_control:
             return CONTROL
-        return int(self.data.types[token]) if len(self.data.types) else 1
+        return self.data.types[token] if self.data.types else NORMAL
 
     def encode(
         self, text: str, add_special: bool = False, parse_special: bool = False
     ) -> list[int]:
-        ids = list(self.prefix) if add_special else []
+        ids = list(self._prefix) if add_special else []
         after_special = True
         for number, fragment in enumerate(self._fragments(_whole(text), parse_special)):
             if isinstance(fragment, str):
-                ids += self.encode_text(fragment, number == 0, after_special)
+                ids += self._encode_text(fragment, number == 0, after_special)
             else:
                 ids.append(fragment)
             after_special = not isinstance(fragment, str)
-        return ids + self.suffix if add_special else ids
+        return ids + self._suffix if add_special else ids
+
+    def _encode_text(self, text: str, first: bool, after_special: bool) -> list[int]:
+        if self.data.normal_form:
+            text = unicodedata.normalize(self.data.normal_form, text)
+        ids: list[int] = []
+        remembered = self._remembered
+        for word in self.words(text, first, after_special):
+            known = remembered.get(word)
+            if known is None:
+                known = self.word_ids(word)
+                if len(word) <= CACHED_LENGTH:
+                    if len(remembered) >= CACHED_WORDS:
+                        remembered.clear()
+                    remembered[word] = known
+            ids += known
+        return ids
 
     def decode(self, ids: Sequence[int]) -> str:
         return b"".join(self._written(token) for token in ids).decode(errors="replace")
@@ -101,23 +133,19 @@ class Vocabulary:
         if kind == UNUSED:
             return b""
         if kind == BYTE:
-            return bytes([self.byte_of(token)])
+            return bytes([int(text[3:5], 16)])
         if kind in (CONTROL, UNKNOWN, USER_DEFINED):
             return text.encode(errors="surrogateescape")
         return self.normal_bytes(text)
 
-    def byte_of(self, token: int) -> int:
-        """The value of a byte token `<0x0A>`."""
-        return int(self.data.tokens[token][3:5], 16)
-
     @functools.cached_property
     def _specials(self) -> list[tuple[str, int, bool]]:
         """Text, id and whether it needs parse_special, of each special token, longest first."""
-        kinds = self.data.types
-        marked = [i for i, kind in enumerate(kinds) if kind in (UNKNOWN, CONTROL, USER_DEFINED)]
+        kinds = (UNKNOWN, CONTROL, USER_DEFINED)
+        marked = [i for i, kind in enumerate(self.data.types) if kind in kinds]
         found = [
             (self.data.tokens[i], i, self.kind(i) != USER_DEFINED)
-            for i in sorted(self.looks_control.union(marked))
+            for i in sorted(self._looks_control.union(marked))
             if self.data.tokens[i]
         ]
         found.sort(key=lambda special: -len(special[0].encode(errors="surrogateescape")))

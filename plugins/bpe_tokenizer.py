@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-import unicodedata
-from typing import Literal, cast
+from collections.abc import Iterable
 
 from edgellm.errors import UnsupportedError
 from edgellm.hookspecs import hookimpl
@@ -18,10 +17,6 @@ IGNORE_MERGES = {*_LLAMA_3, "midm-2.0", "tekken"}
 """Pre-tokenizers whose words stay whole where they are tokens."""
 ADD_BOS = IGNORE_MERGES
 """Pre-tokenizers whose texts begin with bos unless the file says otherwise."""
-
-CACHED_WORDS = 1 << 16
-CACHED_LENGTH = 64
-"""Longer words are too rare to remember."""
 
 
 def _byte_characters() -> dict[int, str]:
@@ -50,32 +45,18 @@ class BPETokenizer(Vocabulary):
         self.whole_words = pre in IGNORE_MERGES
         if data.ignore_merges is not None:
             self.whole_words = data.ignore_merges
-        self._remembered: dict[str, list[int]] = {}
 
     @functools.cached_property
     def ranks(self) -> dict[str, int]:
         merges = self.data.merges
         return dict(zip(reversed(merges), range(len(merges) - 1, -1, -1), strict=True))
 
-    def encode_text(self, text: str, first: bool, after_special: bool) -> list[int]:
-        if self.data.normal_form:
-            form = cast(Literal["NFC", "NFD", "NFKC", "NFKD"], self.data.normal_form)
-            text = unicodedata.normalize(form, text)
+    def words(self, text: str, first: bool, after_special: bool) -> Iterable[str]:
         if self.data.add_space_prefix and not text.startswith(" "):
             text = " " + text
-        ids: list[int] = []
-        for word in words(text, self.steps):
-            known = self._remembered.get(word)
-            if known is None:
-                known = self._word(word)
-                if len(word) <= CACHED_LENGTH:
-                    if len(self._remembered) >= CACHED_WORDS:
-                        self._remembered.clear()
-                    self._remembered[word] = known
-            ids += known
-        return ids
+        return words(text, self.steps)
 
-    def _word(self, word: str) -> list[int]:
+    def word_ids(self, word: str) -> list[int]:
         spelled = word.encode().decode("latin-1").translate(CHARACTERS)
         if self.whole_words and spelled in self.ids:
             return [self.ids[spelled]]

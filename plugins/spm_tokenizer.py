@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-import unicodedata
-from collections.abc import Mapping
-from typing import Literal, cast
+from collections.abc import Iterable, Mapping
 
 from edgellm.hookspecs import hookimpl
 from edgellm.merging import merge
@@ -16,10 +14,6 @@ from edgellm.vocabulary import Vocabulary
 SPACE = "▁"
 """How pieces spell a space: U+2581."""
 
-CACHED_WORDS = 1 << 16
-CACHED_LENGTH = 64
-"""Longer words are too rare to remember."""
-
 
 class SPMTokenizer(Vocabulary):
     """A SentencePiece BPE tokenizer; see `edgellm.tokenizer.Tokenizer` for the contract."""
@@ -27,8 +21,6 @@ class SPMTokenizer(Vocabulary):
     def __init__(self, data: TokenizerData) -> None:
         super().__init__(data, data.add_bos is not False, bool(data.add_eos))
         self.space_prefix = data.add_space_prefix is not False
-        self.lacking = data.prefix_lacking
-        self._remembered: dict[str, list[int]] = {}
 
     @functools.cached_property
     def _ranks(self) -> tuple[Mapping[str, int], str]:
@@ -62,28 +54,15 @@ class SPMTokenizer(Vocabulary):
     def _byte_ids(self) -> list[int | None]:
         return [self.ids.get(f"<0x{byte:02X}>", self.data.unk) for byte in range(256)]
 
-    def encode_text(self, text: str, first: bool, after_special: bool) -> list[int]:
-        if self.data.normal_form:
-            form = cast(Literal["NFC", "NFD", "NFKC", "NFKD"], self.data.normal_form)
-            text = unicodedata.normalize(form, text)
+    def words(self, text: str, first: bool, after_special: bool) -> Iterable[str]:
         text = text.replace(" ", SPACE)
         begins = first if self.data.prefix_once else after_special
-        if self.space_prefix and begins and not (self.lacking and text.startswith(SPACE)):
+        lacks = not (self.data.prefix_lacking and text.startswith(SPACE))
+        if self.space_prefix and begins and lacks:
             text = SPACE + text
-        ids: list[int] = []
-        for match in self._words.finditer(text):
-            word = match.group()
-            known = self._remembered.get(word)
-            if known is None:
-                known = self._word(word)
-                if len(word) <= CACHED_LENGTH:
-                    if len(self._remembered) >= CACHED_WORDS:
-                        self._remembered.clear()
-                    self._remembered[word] = known
-            ids += known
-        return ids
+        return (match.group() for match in self._words.finditer(text))
 
-    def _word(self, word: str) -> list[int]:
+    def word_ids(self, word: str) -> list[int]:
         ids: list[int] = []
         for part in merge(list(word), *self._ranks):
             if part in self.ids:
