@@ -24,7 +24,7 @@ __all__ = [
     "render_chat",
 ]
 
-# Where each public name lives; imported when first asked for, so that `import edgellm` costs nothing.
+# Where each public name lives; imported when first asked for: `import edgellm` costs nothing.
 _HOMES = {
     "EdgeError": "errors",
     "Model": "runtime",

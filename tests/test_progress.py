@@ -84,8 +84,13 @@ def test_draws_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_wiped_when_loading_fails() -> None:
     stream = Terminal()
-    with pytest.raises(ValueError, match="broken"), progress.bar(stream) as bar:
-        assert bar is not None
-        bar("loading", 1, 2)
-        raise ValueError("broken")
+
+    def load() -> None:
+        with progress.bar(stream) as bar:
+            assert bar is not None
+            bar("loading", 1, 2)
+            raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        load()
     assert stream.getvalue().endswith(" \r")

@@ -27,7 +27,7 @@ class CPUBackend:
         exact: bool = False,
         progress: Progress | None = None,
     ) -> Executor:
-        from edgellm_backends.cpu.compiler import prepare
+        from .compiler import prepare
 
         prepare()
         from edgellm.jit_executor import JitExecutor
