@@ -23,7 +23,7 @@ TURNOVER = 64
 """How many times the limit of one value all of them together may be."""
 ELEMENT = 16
 """What an element of a list or mapping counts for, in characters."""
-DEADLINE_S = 3.0
+DEADLINE_S = 2.0
 
 _FORMAT_LIMIT = 4096
 _INTEGER_BITS = 8192
@@ -65,7 +65,10 @@ class Meter:
             raise TemplateError(f"chat template: it makes a value beyond {self.limit} characters")
 
     def size(self, value: Any) -> int:
-        """Characters of a value written out, about; refuses one that is too large."""
+        """Characters of a value written out, about; refuses one that is too large.
+
+        Each value within a nested one is a step.
+        """
         if isinstance(value, str):
             self.room(len(value))
             return len(value)
@@ -96,6 +99,11 @@ class Meter:
                 raise TemplateError("chat template: its values together are too large")
         elif isinstance(value, Iterator) and not isinstance(value, LoopContext):
             return self.consumed(value)
+        return value
+
+    def compared(self, value: Any) -> Any:
+        """An operand of a comparison, whose time depends on its size."""
+        self.step(1 + (self.size(value) >> 10))
         return value
 
     def consumed(self, values: Iterable[Any]) -> Iterator[Any]:

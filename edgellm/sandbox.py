@@ -35,7 +35,7 @@ from edgellm.meter import METER, Meter
 
 SOURCE_LIMIT = 128 * 1024
 """Characters of a template; the longest published ones have about 20,000."""
-NODE_LIMIT = 20_000
+NODE_LIMIT = 8_000
 """Nodes of its syntax tree; the largest published ones have about 1,500."""
 _TEXT_METHODS = """
     capitalize casefold center count endswith find format index isalnum isalpha isascii isdecimal
@@ -55,7 +55,7 @@ _METHODS: dict[type, frozenset[str]] = {
 """Methods that a template may call: those of linear time, or that the meter judges."""
 _FILTERS = """
     abs attr capitalize count d default dictsort e escape filesizeformat first float forceescape
-    groupby int items last length list lower map max min random reject rejectattr reverse round safe
+    groupby int items last length list lower map max min random reject rejectattr reverse safe
     select selectattr slice sort string title truncate unique upper urlencode wordcount
 """
 """Jinja's own filters that take linear time; those of `template_filters` judge their arguments
@@ -109,9 +109,12 @@ class _Instrument(NodeTransformer):
 
     visit_Dict = visit_List
 
-    def visit_Compare(self, node: nodes.Expr) -> nodes.Node:
+    def visit_Compare(self, node: nodes.Compare) -> nodes.Node:
         self.generic_visit(node)
-        return _filter(node, "(step)")
+        node.expr = _filter(node.expr, "(compared)")
+        for operand in node.ops:
+            operand.expr = _filter(operand.expr, "(compared)")
+        return node
 
     def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:
         self.generic_visit(node)
@@ -149,7 +152,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self.filters |= {
             "(turns)": lambda value: METER.get().turns(value),
             "(made)": lambda value: METER.get().made(value),
-            "(step)": _stepped,
+            "(compared)": lambda value: METER.get().compared(value),
             "(joined)": _joined,
         }
         self.tests = {name: _metered(test) for name, test in self.tests.items()}
@@ -236,11 +239,6 @@ def _finalize(context: Any, value: Any) -> Any:
     return METER.get().made(value) if not isinstance(value, Iterator) else value
 
 
-def _stepped(value: Any) -> Any:
-    METER.get().step()
-    return value
-
-
 @jinja2.pass_eval_context
 def _joined(eval_context: nodes.EvalContext, values: tuple[Any, ...]) -> str:
     """The operator `~`."""
@@ -275,9 +273,9 @@ def compile(source: str) -> jinja2.Template:
         raise
     except jinja2.TemplateSyntaxError as error:
         raise TemplateError(f"chat template, line {error.lineno}: {error.message}") from error
-    except RecursionError as error:
+    except (RecursionError, SyntaxError) as error:  # Python's own limits to what it compiles
         raise TemplateError("chat template: it is nested too deeply") from error
-    except (SyntaxError, MemoryError, ValueError, OverflowError) as error:
+    except (MemoryError, ValueError, OverflowError) as error:
         raise TemplateError(f"chat template: {_shown(error)}") from error
 
 

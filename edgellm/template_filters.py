@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import jinja2
 from jinja2 import filters, nodes
@@ -23,6 +23,14 @@ def _replace(
 ) -> str:
     METER.get().replace(str(value), old, new)
     return filters.do_replace(eval_context, value, old, new, count)
+
+
+def _round(
+    value: float, precision: int = 0, method: Literal["common", "ceil", "floor"] = "common"
+) -> float:
+    if not -100 <= precision <= 100:
+        raise ValueError("round() takes up to 100 digits")
+    return filters.do_round(value, precision, method)
 
 
 def _trim(value: Any, chars: str | None = None) -> str:
@@ -94,6 +102,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "indent": _indent,
     "join": _join,
     "replace": _replace,
+    "round": _round,
     "sum": _sum,
     "tojson": _tojson,
     "trim": _trim,
