@@ -157,6 +157,46 @@ def test_prepare_sets_what_tinygrad_reads() -> None:
     assert Path(kernels).stat().st_size > 0
 
 
+def test_tinygrad_that_was_there_before_is_turned_to_the_cpu() -> None:
+    any_compiler()
+    code = (
+        "from tinygrad import Device, Tensor, helpers; from edgellm_backends.cpu import compiler;"
+        "compiler.prepare(); assert Tensor([1.5, 2]).exp2().sum().item() > 6;"
+        "print(Device.DEFAULT, helpers.PARALLEL.value)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["CPU", "0"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [("", "CPU"), ("CL", "CPU"), ("1", "CPU"), ("CPU:X86", "CPU:X86")]
+)
+def test_another_device_gives_way_and_another_renderer_stays(
+    monkeypatch: pytest.MonkeyPatch, before: str, after: str
+) -> None:
+    any_compiler()
+    monkeypatch.setenv("DEV", before)
+    code = "import os; from edgellm_backends.cpu import compiler; compiler.prepare(); "
+    done = subprocess.run(
+        [sys.executable, "-c", code + "print(os.environ['DEV'])"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == after
+
+
+def test_a_folder_where_no_program_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    any_compiler()
+    monkeypatch.setattr(compiler, "FLAGS", ("-O1",))
+    real = os.access  # says no in a file system that is mounted noexec
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: Path(path).name != "cc" and real(path, mode)
+    )
+    with pytest.raises(BackendError, match=r"noexec.*XDG_CACHE_HOME"):
+        compiler.find_compiler()
+
+
 def test_a_cache_named_by_the_user_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     any_compiler()
     monkeypatch.setenv("CACHEDB", str(tmp_path / "mine.db"))

@@ -20,6 +20,7 @@ from pathlib import Path
 from edgellm.errors import BackendError
 
 REMEDY = "install clang, or: pip install 'edgellm[compiler]'"
+ELSEWHERE = "set XDG_CACHE_HOME to another folder"
 
 # tinygrad's loader knows the relocation of a call, but on Arm not that of a jump to a function.
 FLAGS = ("-fno-optimize-sibling-calls",)
@@ -115,22 +116,30 @@ def _write_program(path: Path, text: str) -> None:
         draft.chmod(0o755)
         draft.replace(path)
     except OSError as error:
-        raise BackendError(
-            f"cannot write {path}: {error.strerror}; set XDG_CACHE_HOME to a folder that can be"
-        ) from error
+        raise BackendError(f"cannot write {path}: {error.strerror}; {ELSEWHERE}") from error
+    if not os.access(path, os.X_OK):
+        path.unlink()
+        raise BackendError(f"no program can be run in {path.parent} (noexec); {ELSEWHERE}")
 
 
 def prepare() -> None:
-    """Point tinygrad at the compiler and its cache; to be called before tinygrad is imported.
+    """Point tinygrad at the CPU, the compiler and its cache; best called before it is imported.
 
-    Sets CC, CACHEDB, DEV and PARALLEL in the environment, the only interface that tinygrad has for
-    them. Raises BackendError as `find_compiler` does.
+    What the user has set for tinygrad in DEV (another renderer of the CPU) and CACHEDB is left as
+    it is. Raises BackendError as `find_compiler` does.
     """
     compiler = find_compiler()
     os.environ["CC"] = str(compiler)
-    os.environ["DEV"] = "CPU"
     os.environ["PARALLEL"] = (
         "0"  # no pool of compiling processes: each costs a board 40 MB and more
     )
+    if os.environ.get("DEV", "").partition(":")[0] != "CPU":
+        os.environ["DEV"] = "CPU"
     if "tinygrad" not in sys.modules:
         os.environ.setdefault("CACHEDB", str(compiler.with_name("kernels.db")))
+        return
+    from tinygrad.helpers import DEV, PARALLEL  # has read its environment already
+
+    PARALLEL.value = 0
+    if DEV.device != "CPU":
+        DEV.value = "CPU"
