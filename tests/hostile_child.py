@@ -22,7 +22,7 @@ from types import FrameType
 import hostile_inputs
 import small_models
 
-from edgellm import checkpoint, safetensors, tokenizer
+from edgellm import checkpoint, rope, safetensors, tokenizer
 from edgellm.errors import EdgeError, FormatError
 
 SECONDS = 1.0
@@ -43,6 +43,8 @@ def use(path: Path) -> None:
         values = tensor.float32()
         if values.shape != tensor.shape:
             raise AssertionError(f"{tensor.name} has shape {values.shape}, not {tensor.shape}")
+    for table in model.config.ropes:
+        rope.rope_table(table, 64, 64)
     if model.tokenizer is not None:
         tokens = tokenizer.make(model.tokenizer)
         ids = tokens.encode(TEXT, add_special=True, parse_special=True)

@@ -9,6 +9,7 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -272,25 +273,12 @@ JSON_VALUES += ["yarn", "longrope", "linear", "gpt2", "phi3", "ByteLevel", "Sequ
 JSON_VALUES += ["(a+)+$", "(", "<|endoftext|>", "torch.float16", "relu", [0.5] * 4, [-1, 2**40]]
 
 
-def _places(node: object) -> Iterator[tuple[dict[str, object] | list[object], object]]:
-    """Every container in `node` with each of its keys or indices."""
-    if isinstance(node, dict):
-        for key, value in node.items():
-            yield node, key
-            yield from _places(value)
-    elif isinstance(node, list):
-        for i, value in enumerate(node):
-            yield node, i
-            yield from _places(value)
-
-
 class JSONInput:
     """A sound JSON object, and what can be done to it."""
 
     def __init__(self, found: dict[str, object]) -> None:
         self.found = found
         self.text = json.dumps(found)
-        # Long lists and vocabularies are sampled, so that the rest gets its share.
         self.paths = list(_paths(found))
 
     def mutate(self, rng: random.Random) -> bytes:
@@ -302,28 +290,28 @@ class JSONInput:
         return json.dumps(found).encode("utf-8", "surrogatepass")
 
     def _mutate_value(self, found: dict[str, object], rng: random.Random) -> None:
-        path = rng.choice(self.paths)
-        node: object = found
+        *way, last = rng.choice(self.paths)
+        node: Any = found
         try:
-            for key in path[:-1]:
-                node = node[key]  # type: ignore[index]
-            now = node[path[-1]]  # type: ignore[index]
+            for key in way:
+                node = node[key]
+            now = node[last]
         except (KeyError, IndexError, TypeError):
             return  # an earlier mutation took it away
         if not isinstance(node, dict | list):
             return
         chance = rng.random()
-        last: object = path[-1]
         if chance < 0.15:
-            del node[last]  # type: ignore[arg-type]
-        elif chance < 0.3 and isinstance(now, int) and not isinstance(now, bool):
-            node[last] = rng.choice([*BOUNDARIES, -now, now + 1, now - 1, float(now), str(now)])  # type: ignore[index]
+            del node[last]
+        elif chance < 0.3 and type(now) is int:
+            near = [-now, now + 1, now - 1, float(now), str(now)]
+            node[last] = rng.choice([*BOUNDARIES, *near])
         elif chance < 0.4:
-            node[last] = [now] if rng.random() < 0.5 else {"type": now}  # type: ignore[index]
+            node[last] = rng.choice([[now], {"type": now}])
         elif chance < 0.45 and isinstance(node, dict):
-            node[rng.choice(["x", "", "\ud800", "model_type", "type", str(last) + "s"])] = now
+            node[rng.choice(["x", "", "\ud800", "model_type", "type", f"{last}s"])] = now
         else:
-            node[last] = rng.choice(JSON_VALUES)  # type: ignore[index]
+            node[last] = rng.choice(JSON_VALUES)
 
     def _mutate_text(self, rng: random.Random) -> bytes:
         raw = self.text.encode()
@@ -354,8 +342,9 @@ class JSONInput:
         return bytes(out)
 
 
-def _paths(node: object, path: tuple[object, ...] = ()) -> Iterator[tuple[object, ...]]:
-    """The way to every value in `node`; of a long container only to its first and last ones."""
+def _paths(node: object, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The way to every value in `node`; of a long container only to its first and last ones, so
+    that a vocabulary doesn't outweigh the rest."""
     if isinstance(node, dict):
         items: list[tuple[object, object]] = list(node.items())
     elif isinstance(node, list):

@@ -8,6 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import small_models
+
+from edgellm import tokenizer
+from edgellm.errors import FormatError
 
 COUNT = 20_000
 CHILD = Path(__file__).with_name("hostile_child.py")
@@ -29,3 +33,20 @@ def test_hostile_files_raise_nothing_but_format_errors(tmp_path: Path) -> None:
     for kind in ("gguf", "safetensors", "config.json", "tokenizer.json"):
         assert outcomes[kind]["refused"] > 500, kind
         assert outcomes[kind]["read"] > 20, kind
+
+
+def vocabulary(token: int, text: str) -> tokenizer.TokenizerData:
+    """A small SentencePiece vocabulary, one of whose tokens has another text."""
+    tokens, scores, types = zip(*small_models.spm_tokens(), strict=True)
+    tokens = (*tokens[:token], text, *tokens[token + 1 :])
+    return tokenizer.TokenizerData("llama", tokens=tokens, scores=scores, types=types)
+
+
+def test_two_tokens_of_one_text_are_no_obstacle() -> None:
+    found = tokenizer.make(vocabulary(4, "<0x00>"))
+    assert found.decode(found.encode("the lamp")).strip() == "the lamp"
+
+
+def test_a_byte_token_must_name_its_byte() -> None:
+    with pytest.raises(FormatError, match="byte token 4 is '<0xZZ>'"):
+        tokenizer.make(vocabulary(4, "<0xZZ>"))
