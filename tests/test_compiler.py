@@ -22,7 +22,8 @@ void k(int4* restrict out, int4* restrict in) { *out = *in * *in; }
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("CC", "CACHEDB", "CACHE_DIRECTORY", "DEV", "PARALLEL"):
-        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name, "")  # so that what `prepare` sets is taken back
+        monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     return tmp_path / "edgellm"
 
