@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from edgellm import checkpoint
+from edgellm import checkpoint, runtime
 from edgellm.chat import for_model
 from edgellm.commands import options as shared
 
@@ -44,9 +44,9 @@ def main(options: argparse.Namespace) -> int:
 
 
 def describe(opened: Checkpoint, context: int | None = None) -> dict[str, object]:
-    """All that `edgellm info` shows, as plain values; `context` defaults to the model's own."""
+    """All that `edgellm info` shows, as plain values; `context` is by default what `load` takes."""
     config, tokens = opened.config, opened.tokenizer
-    context = context or config.context
+    context = runtime.context_for(opened, context)
     tensors = opened.tensors.values()
     types = Counter(tensor.type for tensor in tensors)
     sizes = {name: sum(t.nbytes for t in tensors if t.type == name) for name in types}
@@ -102,7 +102,7 @@ def table(about: dict[str, object]) -> str:
     """The description for people: one line a fact, what the file doesn't say left out."""
     lines: list[tuple[str, str]] = []
     for name, value in about.items():
-        if value in ("", None):
+        if value in ("", None) and name != "licence":
             continue
         text = _shown(name, value)
         # A file's own words could steer the terminal.
@@ -114,6 +114,8 @@ def table(about: dict[str, object]) -> str:
 
 def _shown(name: str, value: object) -> str:
     match name, value:
+        case "licence", "":
+            return "not stated"
         case "bytes", int():
             return size(value)
         case "parameters", int():
