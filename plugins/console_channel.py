@@ -72,7 +72,12 @@ class ConsoleChannel:
         self._reading: asyncio.Future[Any] | None = None
 
     async def serve(self, service: Service) -> None:
-        """Chat until the input ends or somebody leaves."""
+        """Chat until the input ends or somebody leaves.
+
+        Raises UsageError without a standard input, BrokenPipeError when nobody takes the answers.
+        """
+        if sys.stdin is None:
+            raise UsageError("console: standard input is closed, so there is nothing to ask")
         chat = sys.stdin.isatty()
         interrupts = self._interrupts() if chat else contextlib.nullcontext()
         try:
