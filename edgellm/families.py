@@ -230,6 +230,10 @@ def config_from_gguf(
         )
         for index in range(count)
     )
+    epsilons = {  # some files give both
+        "rms": keys.number("attention.layer_norm_rms_epsilon", 1e-5, 0.0, 1.0),
+        "layer": keys.number("attention.layer_norm_epsilon", 1e-5, 0.0, 1.0),
+    }
     config = Config(
         architecture=architecture,
         vocab=embedding.shape[0],
@@ -240,14 +244,7 @@ def config_from_gguf(
         context=context,
         layers=layers,
         norm=family.norm,
-        norm_eps=keys.number(
-            "attention.layer_norm_rms_epsilon"
-            if family.norm == "rms"
-            else "attention.layer_norm_epsilon",
-            1e-5,
-            0.0,
-            1.0,
-        ),
+        norm_eps=epsilons[family.norm],
         position=family.position if ropes or family.position != "rope" else "none",
         rope_style=family.rope_style,
         ropes=ropes,

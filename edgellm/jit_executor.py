@@ -130,7 +130,8 @@ class JitExecutor:
             rows[target, :, :length].assign(rows[source, :, :length].contiguous()).realize()
 
     def close(self) -> None:
-        del self._rows, self._one, self._many
+        self.__dict__.pop("_one", None), self.__dict__.pop("_many", None)
+        self._rows = []
 
     def _warm_up(self, progress: Progress | None) -> None:
         """Compile and capture the steps now, so that the first answer doesn't wait for it."""
