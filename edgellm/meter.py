@@ -32,7 +32,7 @@ _SEARCH_LIMIT = 50_000_000
 _PRINTF_WIDTH = re.compile(r"%(?:\([^)]*\))?[-#0 +]*(?:\d{4,}|\*|\d*\.(?:\d{4,}|\*))")
 _WIDENING = frozenset({"center", "ljust", "rjust", "zfill"})
 _SEARCHING = frozenset({"lstrip", "rfind", "rindex", "rpartition", "rsplit", "rstrip", "strip"})
-_CONTAINERS: tuple[type, ...] = (
+_CONTAINERS: Any = (
     *(list, tuple, dict, set, frozenset),
     *(type({}.keys()), type({}.values()), type({}.items())),
 )

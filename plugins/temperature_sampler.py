@@ -11,6 +11,9 @@ from edgellm.hookspecs import hookimpl
 from edgellm.sampling import Filter, Sampling, keep
 from edgellm.tokenizer import Tokenizer
 
+COLDEST = 1e-30
+"""Temperatures above 0 that float32 can't hold are taken for this one."""
+
 
 class Temperature:
     def __init__(self, temperature: float) -> None:
@@ -19,9 +22,10 @@ class Temperature:
     def apply(self, logits: NDArray[np.float32], history: Sequence[int]) -> NDArray[np.float32]:
         if self.temperature == 0:
             return keep(logits, np.array([logits.argmax()]))
-        # Only differences count, and those to the highest can't overflow at a low temperature.
+        # Only differences count; taken to the highest, they overflow to minus infinity at worst.
         logits -= logits.max()
-        logits /= np.float32(self.temperature)
+        with np.errstate(over="ignore"):
+            logits /= np.float32(max(self.temperature, COLDEST))
         return logits
 
 
