@@ -11,6 +11,7 @@ import pytest
 
 from edgellm import cli
 from edgellm.hookspecs import KINDS
+from edgellm.link.lines import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -38,6 +39,11 @@ def test_every_hook_with_its_exact_signature(kind: str) -> None:
 @pytest.mark.parametrize("verb", cli.VERBS)
 def test_every_verb(verb: str) -> None:
     assert f"| `edgellm {verb}" in README
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_of_line_mode(command: str) -> None:
+    assert re.search(rf"\| .*`/{command}\b", README)
 
 
 def test_every_target_of_make() -> None:
