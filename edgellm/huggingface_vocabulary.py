@@ -209,7 +209,9 @@ def _merges(path: Path) -> list[str]:
             raise FormatError(path, "size", size, f"up to {VOCABULARY_LIMIT} bytes are allowed")
         lines = path.read_text(encoding="utf-8").split("\n")
     except UnicodeDecodeError as error:
-        raise FormatError(path, "text", error.object[error.start :][:8], "not UTF-8") from None
+        raise FormatError(
+            path, "text", error.object[error.start :][:8], "it must be UTF-8"
+        ) from None
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from error
     lines = [line.rstrip("\r") for line in lines]

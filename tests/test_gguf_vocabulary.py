@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from edgellm.errors import FormatError, UnsupportedError
+from edgellm.tokenizer import TokenizerData, tokenizer_data_from_gguf
+
+KEY = "tokenizer.ggml."
+
+
+def metadata(**changes: object) -> dict[str, object]:
+    """A byte-level vocabulary's keys with some changed, or left out where None."""
+    keys: dict[str, object] = {
+        "model": "gpt2",
+        "pre": "qwen2",
+        "tokens": ["a", "b", "ab", "<|im_end|>"],
+        "token_type": np.array([1, 1, 1, 3], dtype=np.int32),
+        "merges": ["a b"],
+        "eos_token_id": 3,
+        **changes,
+    }
+    return {KEY + key: value for key, value in keys.items() if value is not None}
+
+
+def spm(**changes: object) -> dict[str, object]:
+    scores = np.zeros(4, dtype=np.float32)
+    return metadata(**{"model": "llama", "scores": scores, "merges": None, **changes})
+
+
+def read(keys: dict[str, object]) -> TokenizerData:
+    data = tokenizer_data_from_gguf(keys, "x.gguf")
+    assert data is not None
+    return data
+
+
+def test_a_byte_level_vocabulary() -> None:
+    data = read(metadata(eot_token_id=2, add_bos_token=True, add_eos_token=False))
+    assert (data.model, data.pre, data.file) == ("gpt2", "qwen2", "x.gguf")
+    assert list(data.tokens) == ["a", "b", "ab", "<|im_end|>"]
+    assert list(data.types) == [1, 1, 1, 3]
+    assert list(data.merges) == ["a b"]
+    assert (data.bos, data.eos, data.unk, data.pad) == (None, 3, None, None)
+    assert (data.add_bos, data.add_eos, data.add_space_prefix) == (True, False, None)
+    assert data.extra_eog == {2}
+
+
+def test_a_sentencepiece_vocabulary_has_its_own_defaults() -> None:
+    data = read(spm(eos_token_id=None))
+    assert (data.bos, data.eos, data.unk) == (1, 2, 0)
+    assert list(data.scores) == [0.0] * 4
+
+
+def test_files_without_a_vocabulary() -> None:
+    assert tokenizer_data_from_gguf({}, "x.gguf") is None
+    assert tokenizer_data_from_gguf({KEY + "model": "no_vocab"}, "x.gguf") is None
+
+
+def test_minus_one_means_no_token() -> None:
+    data = read(metadata(padding_token_id=0xFFFFFFFF, bos_token_id=-1))
+    assert (data.bos, data.pad) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "strips"), [("Phi-3 mini", True), ("tiny-phi3", True), ("x", False)]
+)
+def test_only_phi_3_swallows_white_space(name: str, strips: bool) -> None:
+    tokens = ["<s>", "<|endoftext|>", "<|user|>", "a"]
+    types = np.array([3, 3, 3, 1], dtype=np.int32)
+    keys = {**spm(tokens=tokens, token_type=types), "general.name": name}
+    assert read(keys).rstrip == ({2} if strips else frozenset())
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (metadata(model="bert"), "tokenizer.ggml.model is 'bert'; 'llama'"),
+        (metadata(model=7), "tokenizer.ggml.model is 7; it must be a string"),
+        (metadata(tokens=None), "tokens is 'absent or empty'"),
+        (metadata(tokens="ab"), "tokens is 'ab'; it must be an array of strings"),
+        (metadata(tokens=["a", 1, "b", "c"]), "it must be an array of strings"),
+        (metadata(token_type=np.zeros(3, dtype=np.int32)), "length of .*token_type is 3; not 4"),
+        (metadata(token_type=np.zeros(4)), "token_type is array.*; it must be an array of numbers"),
+        (metadata(token_type=[1, 1, 1, 1]), "it must be an array of numbers"),
+        (metadata(merges=None), "merges is 'absent or empty'"),
+        (metadata(pre=1), "pre is 1; it must be a string"),
+        (metadata(eos_token_id=4), "eos_token_id is 4; the vocabulary has 4 tokens"),
+        (metadata(eos_token_id=True), "eos_token_id is True; it must be an integer"),
+        (metadata(eos_token_id="3"), "eos_token_id is '3'; it must be an integer"),
+        (metadata(add_bos_token=1), "add_bos_token is 1; it must be a bool"),
+        (spm(scores=None), "scores is 'absent'"),
+        (spm(scores=np.full(4, np.nan, dtype=np.float32)), "it must be finite"),
+        ({**metadata(), "general.name": 5}, "general.name is 5"),
+    ],
+)
+def test_broken_keys_are_named(keys: dict[str, object], message: str) -> None:
+    with pytest.raises(FormatError, match=message):
+        tokenizer_data_from_gguf(keys, "x.gguf")
+
+
+def test_other_kinds_of_tokenizers_are_unsupported_not_broken() -> None:
+    with pytest.raises(UnsupportedError):
+        tokenizer_data_from_gguf(metadata(model="t5"), "x.gguf")
