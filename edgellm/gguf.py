@@ -11,6 +11,7 @@ import math
 import os
 import re
 import struct
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,10 @@ MAX_HEADER = 64 << 20
 MAX_KEYS = 1 << 16
 MAX_KEY = 1 << 16
 MAX_STRINGS = 1 << 20
+ROOM = 56 << 20
+"""Strings and lists may take this much more memory than the file has bytes."""
+LIST = 200
+"""Bytes of an array within an array, at least."""
 MAX_TENSORS = 1 << 14
 MAX_TENSOR_NAME = 255
 MAX_DIMENSIONS = 4
@@ -108,6 +113,7 @@ class _Reader:
         self.at = 0
         self.end = min(self.size, MAX_HEADER)
         self.strings = 0
+        self.room = self.size + ROOM
 
     def file(self) -> GGUFFile:
         magic = self.take(4, "magic")
@@ -175,7 +181,9 @@ class _Reader:
 
     def value(self, kind: int, key: str, depth: int) -> object:
         if kind == STRING:
-            return self.take(self.number("<Q", f"length of {key}"), key).decode(errors="replace")
+            length = self.number("<Q", f"length of {key}")
+            self.take_room(4 * min(length, self.size), key)
+            return self.take(length, key).decode(errors="replace")
         if kind == ARRAY:
             return self.array(key, depth)
         dtype = self.scalar(kind, key)
@@ -200,6 +208,7 @@ class _Reader:
                 raise FormatError(self.path, f"nesting of {key}", depth + 1, allowed)
             count = self.count("<Q", field, 12, MAX_STRINGS - self.strings)
             self.strings += count
+            self.take_room(LIST * count, key)
             return [self.array(key, depth + 1) for _ in range(count)]
         dtype = self.scalar(kind, key)
         count = self.count("<Q", field, dtype.itemsize, MAX_HEADER)
@@ -212,7 +221,8 @@ class _Reader:
     def string_array(self, key: str, count: int) -> list[str]:
         """Vocabularies have hundreds of thousands of strings: one tight loop."""
         self.strings += count
-        data, at, end = self.data, self.at, self.end
+        data, at, end, room = self.data, self.at, self.end, self.room
+        size_of = sys.getsizeof
         length_of = struct.Struct("<Q").unpack_from
         found: list[str] = []
         for _ in range(count):
@@ -223,9 +233,21 @@ class _Reader:
             if at > end:
                 field = f"length of item {len(found)} of {key}"
                 raise FormatError(self.path, field, at - start, f"{end - start} bytes are left")
-            found.append(data[start:at].decode("utf-8", "surrogateescape"))
-        self.at = at
+            text = data[start:at].decode("utf-8", "surrogateescape")
+            room -= size_of(text) + 8
+            if room < 0:
+                self.take_room(self.room + 1, key)
+            found.append(text)
+        self.at, self.room = at, room
         return found
+
+    def take_room(self, size: int, key: str) -> None:
+        """Account for `size` bytes of memory."""
+        if size > self.room:
+            most = self.size + ROOM
+            allowed = f"strings and lists may take {most} bytes of memory"
+            raise FormatError(self.path, key, "too large", allowed)
+        self.room -= size
 
     def tensors(self, count: int, alignment: int) -> dict[str, MappedTensor]:
         headers: dict[str, tuple[quant.TensorType, tuple[int, ...], int]] = {}

