@@ -90,7 +90,8 @@ def choose(
     tokens = {}
     if vocabulary is not None:
         for word in ("bos", "eos", "unk", "pad"):
-            if (token := getattr(vocabulary, word)) is not None:
+            token = getattr(vocabulary, word)
+            if token is not None and 0 <= token < len(vocabulary.tokens):
                 tokens[f"{word}_token"] = vocabulary.tokens[token]
     if template is not None:
         return Chat(template, tokens=tokens)

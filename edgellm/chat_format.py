@@ -252,6 +252,8 @@ _BY_NAME: tuple[tuple[tuple[str, ...], str], ...] = (
     (("zephyr",), "zephyr"),
     (("falcon", "instruct"), "falcon"),
     (("llama-2", "chat"), "llama2"),
+    (("phi-3",), "phi3"),
+    (("phi3",), "phi3"),
     (("llama2", "chat"), "llama2"),
 )
 

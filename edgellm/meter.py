@@ -24,6 +24,7 @@ TURNOVER = 64
 ELEMENT = 16
 """What an element of a list or mapping counts for, in characters."""
 DEADLINE_S = 2.0
+DEADLINE_PER_ITEM_S = 0.001
 
 _FORMAT_LIMIT = 4096
 _INTEGER_BITS = 8192
@@ -49,7 +50,8 @@ class Meter:
         self.limit = VALUE_LIMIT + 4 * given
         self.steps = STEP_LIMIT + STEPS_PER_ITEM * count
         self.characters = TURNOVER * self.limit
-        self.deadline = time.monotonic() + DEADLINE_S
+        self.seconds = DEADLINE_S + DEADLINE_PER_ITEM_S * count
+        self.deadline = time.monotonic() + self.seconds
 
     def step(self, count: int = 1) -> None:
         """Count steps; raises TemplateError when there are too many or the time is up."""
@@ -57,7 +59,7 @@ class Meter:
         if self.steps < 0:
             raise TemplateError("chat template: it takes too many steps")
         if time.monotonic() > self.deadline:
-            raise TemplateError(f"chat template: it takes longer than {DEADLINE_S:g} s")
+            raise TemplateError(f"chat template: it takes longer than {self.seconds:.3g} s")
 
     def room(self, size: int) -> None:
         """Refuse a value of `size` characters that is about to be made."""

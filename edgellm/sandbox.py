@@ -155,7 +155,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
             "(compared)": lambda value: METER.get().compared(value),
             "(joined)": _joined,
         }
-        self.tests = {name: _metered(test) for name, test in self.tests.items()}
+        tests: dict[str, Any] = {**self.tests}
+        self.tests = {name: _metered(test) for name, test in tests.items()}
         self.globals = {
             "range": self.globals["range"],
             "dict": dict,

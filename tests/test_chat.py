@@ -7,9 +7,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import small_models
 
 import edgellm
-from edgellm.chat import Chat, choose, render_chat
+from edgellm import checkpoint
+from edgellm.chat import Chat, choose, for_model, render_chat
 from edgellm.chat_format import FORMATS, guess
 from edgellm.errors import TemplateError, UsageError
 from edgellm.tokenizer import TokenizerData
@@ -158,6 +160,15 @@ def test_the_models_own_template_comes_before_a_guess() -> None:
     assert not choose(name="Pythia 160M").converses
 
 
+def test_the_template_of_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "model.gguf"
+    small_models.write_gguf(file, "llama")
+    text = render_chat([HELLO], path=file)
+    assert text == render_chat([HELLO], template=small_models.TEMPLATE)
+    assert render_chat([HELLO], path=str(file), format="llama3").startswith("<|start_header_id|>")
+    assert for_model(checkpoint.open(file)).tokens["eos_token"]
+
+
 @pytest.mark.parametrize(
     ("name", "tokens", "expected"),
     [
@@ -173,6 +184,7 @@ def test_the_models_own_template_comes_before_a_guess() -> None:
         ("falcon-7b", ["a"], "none"),
         ("TinyLlama-1.1B-Chat", ["a"], "zephyr-tinyllama"),
         ("Llama-2-7b-chat", ["a"], "llama2"),
+        ("Phi-3-mini-4k-instruct", ["a"], "phi3"),
         ("stories", ["a"], "none"),
     ],
 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+import re
 import subprocess
 import sys
 import threading
@@ -233,3 +235,22 @@ def test_any_source_renders_or_fails_cleanly(source: str) -> None:
         render(source, messages=[{"role": "user", "content": "Hello"}])
     except TemplateError as error:
         assert str(error)  # noqa: PT017 (either outcome is right)
+
+
+def test_mutated_templates_render_or_fail_cleanly() -> None:
+    """Real constructs and hostile ones, cut, doubled and spliced into each other."""
+    rng = random.Random(11)
+    sources = [source for source in HOSTILE.values() if len(source) < 500]
+    fragments = [found for text in sources for found in re.findall(r"\{[{%].*?[%}]\}", text)]
+    for _ in range(150):
+        source = rng.choice(sources)
+        for _ in range(rng.randint(1, 5)):
+            a, b = sorted(rng.randrange(len(source) + 1) for _ in range(2))
+            middle = rng.choice([rng.choice(fragments), "", source[a:b] * 2, source[a : b - 1]])
+            source = source[:a] + middle + source[b:]
+        started = time.monotonic()
+        try:
+            render(source, messages=[{"role": "user", "content": "Hello"}])
+        except TemplateError as error:
+            assert len(str(error)) < 1200  # noqa: PT017 (either outcome is right)
+        assert time.monotonic() - started < 2 * DEADLINE_S
