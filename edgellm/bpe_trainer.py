@@ -1,0 +1,93 @@
+"""Training a byte-level BPE vocabulary (Sennrich et al. 2016, arXiv:1508.07909, section 3.2)."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from edgellm.splitting import PRE_TOKENIZERS, words
+from edgellm.tokenizer import CONTROL, NORMAL, TokenizerData
+
+Pair = tuple[str, str]
+
+_VISIBLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+_HIDDEN = sorted(set(range(256)) - set(_VISIBLE))
+CHARACTERS = {b: chr(b) for b in _VISIBLE} | {b: chr(0x100 + i) for i, b in enumerate(_HIDDEN)}
+"""How byte-level vocabularies spell each byte: printable Latin-1 as it is, the rest from U+0100."""
+
+
+def train(
+    texts: Iterable[str],
+    size: int,
+    control: Sequence[str] = (),
+    pre: str = "smollm",
+    least: int = 2,
+) -> TokenizerData:
+    """A vocabulary of at most `size` pieces for `texts`, cut into words as `pre` does.
+
+    All 256 bytes are pieces, so every text can be encoded. The commonest
+    pair of neighbours is merged until the size is reached or no pair occurs `least` times; among
+    equally common pairs the first in code point order. `control` tokens come first, the first of
+    them being the end of generation.
+    """
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(words(text, PRE_TOKENIZERS[pre]))
+    spelled = [
+        ([CHARACTERS[byte] for byte in word.encode()], count) for word, count in counts.items()
+    ]
+    tokens = [*control, *(CHARACTERS[byte] for byte in range(256))]
+    merges = _merges(spelled, size - len(tokens), least)
+    tokens += [left + right for left, right in merges]
+    return TokenizerData(
+        model="gpt2",
+        pre=pre,
+        tokens=tuple(tokens),
+        types=tuple([CONTROL] * len(control) + [NORMAL] * (len(tokens) - len(control))),
+        merges=tuple(f"{left} {right}" for left, right in merges),
+        eos=0 if control else None,
+    )
+
+
+def _merges(spelled: list[tuple[list[str], int]], most: int, least: int) -> list[Pair]:
+    """Merge the parts of (word, count) in place, and return the pairs in the order of merging."""
+    counts: Counter[Pair] = Counter()
+    homes: dict[Pair, set[int]] = {}
+    for index, (parts, count) in enumerate(spelled):
+        for pair in itertools.pairwise(parts):
+            counts[pair] += count
+            homes.setdefault(pair, set()).add(index)
+    merges: list[Pair] = []
+    made: set[str] = set()
+    while len(merges) < most and counts:
+        best = min(counts, key=lambda pair: (-counts[pair], pair))
+        if counts[best] < least:
+            break
+        piece = best[0] + best[1]
+        if piece not in made:  # two ways to one piece would be one token with two merges
+            merges.append(best)
+            made.add(piece)
+        for index in homes.pop(best):
+            parts, count = spelled[index]
+            for pair in itertools.pairwise(parts):
+                counts[pair] -= count
+            parts[:] = _joined(parts, best)
+            for pair in itertools.pairwise(parts):
+                counts[pair] += count
+                homes.setdefault(pair, set()).add(index)
+        del counts[best]
+    return merges
+
+
+def _joined(parts: list[str], pair: Pair) -> list[str]:
+    joined: list[str] = []
+    i = 0
+    while i < len(parts):
+        if i + 1 < len(parts) and (parts[i], parts[i + 1]) == pair:
+            joined.append(parts[i] + parts[i + 1])
+            i += 2
+        else:
+            joined.append(parts[i])
+            i += 1
+    return joined

@@ -1,0 +1,107 @@
+"""Makes the model inside the package: `python -m edgellm.default_model MODEL.gguf`.
+
+Everything follows from the seed: the vocabulary, the first weights, the dialogues and their order.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import itertools
+import sys
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgellm import bpe_trainer, runtime, tokenizer, untrained
+from edgellm.dialogues import conversation
+from edgellm.dialogues.rows import CONTROL, TEMPLATE, rows
+from edgellm.model_writer import write_llama
+
+if TYPE_CHECKING:
+    from edgellm.tokenizer import Tokenizer, TokenizerData
+    from edgellm.tune import Batch
+
+SEED = 2
+VOCABULARY = 1024
+DIM, LAYERS, HEADS, KV_HEADS, HIDDEN = 128, 4, 4, 2, 384
+CONTEXT = 512
+
+STEPS, PEAK = 6000, 3e-3
+SHAPES = (*[(24, 96)] * 9, *[(8, 256)] * 2, (4, 512))
+"""(rows, tokens a row) of the batches, in turn: mostly short, so that first turns count."""
+
+ABOUT = {
+    "name": "edgellm default",
+    "description": "Answers commands to household, garden and workshop devices",
+    "author": "the edgellm project",
+    "license": "MIT",
+    "source.url": "trained by edgellm.default_model on dialogues made by edgellm.dialogues",
+}
+
+
+def vocabulary(seed: int = SEED, talks: int = 15000) -> TokenizerData:
+    """A vocabulary for the dialogues that `seed` gives."""
+    rng = Random(seed)
+    texts: list[str] = []
+    for _ in range(talks):
+        for question, answer in conversation(rng, 1):
+            texts += [f"user\n{question}", f"assistant\n{answer}"]
+    return bpe_trainer.train(texts, VOCABULARY, CONTROL, least=3)
+
+
+def batches(seed: int, vocabulary: Tokenizer, step: int) -> Batch:
+    """The batch of a step, the same whenever it is asked for."""
+    count, length = SHAPES[step % len(SHAPES)]
+    drawn = itertools.islice(rows(seed + 1000 * (step + 1), vocabulary, length), count)
+    tokens, targets, _ = zip(*drawn, strict=True)
+    return np.stack(tokens), np.stack(targets)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m edgellm.default_model", description=__doc__)
+    parser.add_argument("file", type=Path, help="the GGUF file to write")
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--every", type=int, default=100, help="steps between reports")
+    parser.add_argument("--state", type=Path, help="file to save the training in, and go on from")
+    options = parser.parse_args(arguments)
+
+    data = vocabulary(options.seed)
+    reader = tokenizer.make(data)
+    write = functools.partial(
+        write_llama, options.file, tokenizer=data, template=TEMPLATE, about=ABOUT
+    )
+    config, weights = untrained.llama(
+        VOCABULARY, DIM, LAYERS, HEADS, KV_HEADS, HIDDEN, CONTEXT, options.seed
+    )
+    write(config, weights)
+    # Opening a first model lets the backend point tinygrad, which may not have been imported until
+    # then, at this machine's compiler; what is lacking shows at once and not after the training.
+    runtime.load(options.file).close()
+    from edgellm.tune import Trainer, train
+
+    trainer = Trainer(config, weights)
+    if options.state and options.state.exists():
+        trainer.restore(options.state)
+
+    def report(step: int, loss: float) -> None:
+        write(config, trainer.arrays())
+        if options.state:
+            trainer.save(options.state)
+
+    train(
+        trainer,
+        functools.partial(batches, options.seed, reader),
+        options.steps,
+        PEAK,
+        options.every,
+        report,
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,48 @@
+"""A trained vocabulary covers every text, and merges what is common first."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgellm import bpe_trainer, tokenizer
+
+TEXTS = ["the lamp is on", "the lamp is off", "the light is on", "set it to 21 degrees"] * 3
+DATA = bpe_trainer.train(TEXTS, 300, ["<|im_end|>", "<|im_start|>"])
+READER = tokenizer.make(DATA)
+
+
+@given(st.text(max_size=60))
+def test_every_text_survives(text: str) -> None:
+    assert READER.decode(READER.encode(text)) == text
+
+
+def test_the_commonest_pair_is_merged_first() -> None:
+    data = bpe_trainer.train(["ab ab ab cd cd"], 260)
+    assert data.merges[0] == "a b"
+
+
+def test_size_and_controls() -> None:
+    assert len(DATA.tokens) == len(set(DATA.tokens)) <= 300
+    assert len(DATA.tokens) == 2 + 256 + len(DATA.merges)
+    assert DATA.tokens[DATA.eos or 0] == "<|im_end|>"
+    assert READER.encode("<|im_start|>", parse_special=True) == [1]
+    assert READER.encode("<|im_start|>") != [1]
+
+
+def test_digits_stay_single() -> None:
+    data = bpe_trainer.train(["12 1212 12 1212 12"] * 5, 400)
+    digits = [token for token in data.tokens if any(c.isdigit() and c.isascii() for c in token)]
+    assert max(map(len, digits)) == 1
+
+
+def test_common_words_become_one_piece() -> None:
+    assert len(READER.encode(" lamp")) == 1
+
+
+def test_training_is_repeatable() -> None:
+    assert bpe_trainer.train(TEXTS, 300, ["<|im_end|>", "<|im_start|>"]) == DATA
+
+
+def test_it_stops_where_nothing_repeats() -> None:
+    assert not bpe_trainer.train(["abc"], 1000).merges
