@@ -345,7 +345,7 @@ def _ropes(
     if kind == "yarn" and extrapolation:
         yarn = Yarn(factor, original, fast, slow)
         magnitude *= 1 + 0.1 * math.log(factor) if factor > 1 else 1.0
-    elif kind in ("linear", "yarn") or "rope.scale_linear" in keys.metadata:
+    elif kind in ("linear", "yarn") or keys.get("rope.scale_linear") is not None:
         scale = factor
     short = _factors(keys, tensors, "rope_factors_short.weight", width)
     ropes = [

@@ -15,3 +15,11 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("the reference data beside the project is not here")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def cpu() -> None:
+    """tinygrad on the CPU, with the compiler that is there."""
+    from edgellm_backends.cpu.compiler import prepare
+
+    prepare()

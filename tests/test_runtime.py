@@ -1,0 +1,89 @@
+"""Loading a model and using it from Python."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import edgellm
+from edgellm import checkpoint, runtime
+from edgellm.errors import BackendError, ContextError, UsageError
+
+MODELS = Path(__file__).parent / "data" / "models"
+
+pytestmark = pytest.mark.usefixtures("cpu")
+
+
+@pytest.fixture(scope="module")
+def model() -> edgellm.Model:
+    return edgellm.load(MODELS / "llama", exact=True, context=48)
+
+
+def test_logits_are_one_row_a_token(model: edgellm.Model) -> None:
+    reference = np.load(MODELS / "llama" / "reference.npz")
+    found = model.logits(reference["tokens_2"])
+    assert found.shape == (24, model.config.vocab)
+    np.testing.assert_allclose(found, reference["logits_2"], atol=5e-4, rtol=0)
+
+
+def test_greedy_pieces_are_the_reference_tokens(model: edgellm.Model) -> None:
+    reference = np.load(MODELS / "llama" / "reference.npz")
+    prompt, greedy = reference["tokens_1"].tolist(), reference["greedy"].tolist()
+    pieces = list(model.generate(prompt, max_tokens=len(greedy) - len(prompt)))
+    assert [piece.token for piece in pieces] == greedy[len(prompt) :]
+    assert all(piece.done is None for piece in pieces[:-1])
+    assert pieces[-1].done is not None
+    assert pieces[-1].done.tokens == len(pieces)
+
+
+def test_a_seed_repeats_its_text_and_another_differs(model: edgellm.Model) -> None:
+    def text(seed: int) -> str:
+        pieces = model.generate("ABC", max_tokens=16, temperature=1.5, seed=seed, top_k=0)
+        return "".join(piece.text for piece in pieces)
+
+    assert text(1) == text(1)
+    assert text(1) != text(2)
+
+
+def test_bad_arguments_are_named(model: edgellm.Model) -> None:
+    with pytest.raises(UsageError, match="temprature"):
+        model.generate("A", temprature=1)
+    with pytest.raises(ContextError, match="49 tokens"):
+        model.logits([0] * 49)
+    with pytest.raises(UsageError, match="64"):
+        model.logits([64])
+    with pytest.raises(UsageError, match="empty"):
+        model.logits([])
+    with pytest.raises(BackendError, match="abacus"):
+        edgellm.load(MODELS / "llama", device="abacus")
+
+
+@pytest.mark.parametrize(
+    ("family", "asked", "found"), [("llama", None, 512), ("llama", 7, 7), ("gpt2", None, 64)]
+)
+def test_the_default_context(family: str, asked: int | None, found: int) -> None:
+    assert runtime.context_for(checkpoint.open(MODELS / family), asked) == found
+
+
+@pytest.mark.parametrize(("family", "asked"), [("gpt2", 65), ("llama", 0)])
+def test_an_impossible_context_is_refused(family: str, asked: int) -> None:
+    with pytest.raises(UsageError, match=f"a context of {asked} tokens"):
+        runtime.context_for(checkpoint.open(MODELS / family), asked)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "steps", "file"),
+    [("", 256, "greedy_256.txt"), ("Lily and Tom went to the park", 128, "greedy_128_lily.txt")],
+)
+def test_a_trained_model_writes_what_llama2_c_does(
+    shared: Path, prompt: str, steps: int, file: str
+) -> None:
+    folder = shared / "stories260k"
+    with edgellm.load(folder / "stories260K.gguf", exact=True, context=256) as stories:
+        ids = stories.tokenizer.encode(prompt, add_special=True)
+        # llama2.c counts positions, the prompt's included, but for the first.
+        pieces = stories.generate(ids, max_tokens=steps - len(ids) + 1)
+        text = prompt + "".join(piece.text for piece in pieces)
+    assert text + "\n" == (folder / file).read_text()
