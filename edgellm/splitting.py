@@ -22,10 +22,10 @@ def _ranges(points: str) -> str:
     )
 
 
-def _llama3(numbers: str, tail: str = r"[\r\n]*") -> str:
+def _llama3(numbers: str) -> str:
     """The pattern of Llama 3 and its kin, which differ in how they cut numbers."""
     words = rf"{_CONTRACTION}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+"
-    return rf"{words}|{numbers}| ?[^\s\p{{L}}\p{{N}}]+{tail}|{_SPACES}"
+    return rf"{words}|{numbers}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{_SPACES}"
 
 
 def _gpt_4o(upper: str, lower: str, contraction: str, numbers: str) -> str:
@@ -133,6 +133,7 @@ _GPT_4 = "'(?i:[sdmt]|ll|ve|re)"
 _END = r"\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
+@functools.cache
 def _spellings() -> dict[str, str]:
     found = {
         r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+": "gpt-2",

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import random
@@ -85,6 +86,17 @@ def test_a_space_prefix_goes_where_there_is_no_space() -> None:
 
 def test_text_is_normalised_between_special_tokens() -> None:
     assert small(["Ã ©"], normal_form="NFC").encode("e\u0301") == [len(LETTERS)]
+
+
+def test_many_marks_are_normalised_in_time() -> None:
+    tokenizer = loaded(DATA / "gpt-2")
+    normalising = make(dataclasses.replace(tokenizer.data, normal_form="NFC"))  # type: ignore[attr-defined]
+    text = "e\u0301\u0327" + "\u0301\u0327" * 20_000 + "e\u0301"
+    began = process_time()
+    found = normalising.decode(normalising.encode(text))
+    assert process_time() - began < 5
+    assert found.startswith("\u0229\u0327")
+    assert found.endswith("é")
 
 
 def test_an_unknown_pre_tokenizer_is_refused_with_the_known_ones() -> None:
