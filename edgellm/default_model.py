@@ -29,7 +29,7 @@ VOCABULARY = 1024
 DIM, LAYERS, HEADS, KV_HEADS, HIDDEN = 128, 4, 4, 2, 384
 CONTEXT = 512
 
-STEPS, PEAK = 6000, 3e-3
+STEPS, PEAK = 5400, 3e-3
 SHAPES = (*[(24, 96)] * 9, *[(8, 256)] * 2, (4, 512))
 """(rows, tokens a row) of the batches, in turn: mostly short, so that first turns count."""
 

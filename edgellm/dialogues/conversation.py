@@ -47,7 +47,7 @@ class Conversation:
         if self.held_out and action.unseen and self.rng.random() < 0.4:
             return self.rng.choice(action.unseen)
         template = self.rng.choice(action.asks)
-        if self.rng.random() < 0.07:
+        if self.rng.random() < 0.12:
             template = mistype_around(template, self.rng)
         return template
 

@@ -38,15 +38,25 @@ def mistype_around(template: str, rng: Random) -> str:
     return " ".join(parts)
 
 
+def stress(text: str, rng: Random) -> str:
+    """`text` with one of its words in capitals."""
+    parts = text.split(" ")
+    i = rng.randrange(len(parts))
+    parts[i] = parts[i].upper()
+    return " ".join(parts)
+
+
 def finish(text: str, rng: Random, question: bool = False) -> str:
     """Case and final punctuation as people use them, or don't."""
     style = rng.random()
-    if style < 0.45:
+    if style < 0.42:
         text = text[:1].upper() + text[1:]
     elif style < 0.48:
         text = text.upper()
     elif style < 0.50:
         text = text.title()
+    elif style < 0.54:
+        text = stress(text, rng)
     end = rng.random()
     if question:
         return text + ("?" if end < 0.7 else "" if end < 0.95 else "??")

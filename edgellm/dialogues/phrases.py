@@ -201,6 +201,11 @@ OFF_TOPIC = (
     "say something funny",
     "what is the square root of {i}", "is {i} a prime number", "who sings {a}",
     "stock price of {a}",
+    "fly me to {a}", "teach me {a}", "teach me to dance", "make me rich", "give me money",
+    "give me a {n}", "be my friend", "can you be my friend", "tell me what {a} is", "cook dinner",
+    "pour me a beer", "clean my {n}s", "wake up my {n}", "run a marathon", "rate my {n}",
+    "can you see me", "look at my {n}", "how many people live in {a}", "is {a} beautiful",
+    "what colour is a {n}", "who plays in {a}", "what is {i} percent of {j}", "i want to go to {a}",
     "what is the stock market doing", "how is the traffic", "when does the next train to {a} leave",
 )  # fmt: skip
 

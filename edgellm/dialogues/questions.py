@@ -17,7 +17,7 @@ def status(c: Conversation) -> None:
         c.last
         and not ACTIONS[c.last[0]].doing
         and ACTIONS[c.last[0]].opposite
-        and rng.random() < 0.5
+        and rng.random() < 0.65
     ):
         name, x = c.last
         if name in ("on", "off", "open", "close", "start", "stop", "lock", "unlock"):

@@ -19,7 +19,7 @@ from edgellm.dialogues.talk import cannot, gibberish, off_topic, small_talk
 
 SCENES: tuple[tuple[Callable[[Conversation], None], float], ...] = (
     (command, 28), (follow_up, 16), (setting, 12), (timed_command, 10), (incomplete, 8),
-    (status, 8), (small_talk, 16), (off_topic, 8), (cannot, 4), (two_things, 4), (everything, 2),
+    (status, 10), (small_talk, 22), (off_topic, 8), (cannot, 4), (two_things, 4), (everything, 2),
     (hint, 3), (gibberish, 3), (measure, 2),
 )  # fmt: skip
 """Scenes and how often they come, relative to each other."""

@@ -14,7 +14,7 @@ def small_talk(c: Conversation) -> None:
     if answer.startswith(("OK. ", "Tell me")) and c.turns and "?" in c.turns[-1][1]:
         return  # after a question of ours, yes and no mean something else
     text = rng.choice(unseen if c.held_out and unseen else ways)
-    if rng.random() < 0.06 and not (c.held_out and unseen):
+    if rng.random() < 0.1 and not (c.held_out and unseen):
         text = mistype_around(text, rng)
     asks = text.startswith(
         ("who", "what", "how", "are", "do", "where", "can", "when", "is", "may", "which", "did")
@@ -22,6 +22,10 @@ def small_talk(c: Conversation) -> None:
     if rng.random() < 0.06 and asks:
         text = (
             rng.choice(("please ", "tell me, ", "hey, ", "hi, ", "hello, ", "and ", "so ")) + text
+        )
+    elif rng.random() < 0.06:
+        text += rng.choice(
+            (" edgellm", " please", " then", " now", " today", ", edgellm", " my friend")
         )
     c.say(text, answer, asks)
 
@@ -34,7 +38,7 @@ def off_topic(c: Conversation) -> None:
     noun = rng.choice(words.NOUNS)
     i, j = rng.randint(1, rng.choice((9, 99, 999))), rng.randint(1, 99)
     text = template.format(a=name, b=other, n=noun, c=rng.choice(phrases.COLOURS), i=i, j=j)
-    if rng.random() < 0.06:
+    if rng.random() < 0.1:
         text = mistype_around(text, rng)
     if rng.random() < 0.12:
         text = rng.choice(BEFORE[:10]) + text

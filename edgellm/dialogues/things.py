@@ -45,12 +45,13 @@ def is_plural(noun: str) -> bool:
     return last.endswith("s") and not last.endswith("ss") and last not in _SINGULAR_S
 
 
-def place(rng: Random, held_out: bool) -> str:
+def place(rng: Random, held_out: bool) -> tuple[str, bool]:
+    """A place, and whether it is a known one."""
     if held_out and rng.random() < 0.5:
-        return rng.choice(words.UNSEEN_PLACES)
+        return rng.choice(words.UNSEEN_PLACES), False
     if rng.random() < 0.15:
-        return words.invented(rng)
-    return rng.choice(words.PLACES)
+        return words.invented(rng), False
+    return rng.choice(words.PLACES), True
 
 
 def noun(rng: Random, kind: str, held_out: bool) -> tuple[str, bool]:
@@ -58,13 +59,14 @@ def noun(rng: Random, kind: str, held_out: bool) -> tuple[str, bool]:
     seen, unseen = KINDS[kind]
     if held_out:
         return rng.choice(unseen if rng.random() < 0.5 else seen), False
-    if rng.random() < 0.7:
+    if rng.random() < 0.55:
         return rng.choice(seen), True
     base = rng.choice(words.NOUNS) if rng.random() < 0.4 else words.invented(rng)
+    if rng.random() < 0.2:
+        first = words.invented(rng) if rng.random() < 0.5 else rng.choice(words.NOUNS)
+        base = f"{first} {base}"
     if rng.random() < 0.15:
-        base = f"{words.invented(rng)} {base}"
-    if rng.random() < 0.15:
-        base += "s" if base[-1] not in "sx" else ""
+        base += "s" if base[-1] not in "shxy" else ""
     return base, False
 
 
@@ -75,9 +77,10 @@ def thing(rng: Random, kind: str, held_out: bool = False) -> Thing:
     plural = is_plural(bare)
     form = rng.random()
     if form < 0.18:
-        name = f"{place(rng, held_out)} {bare}"
+        where, familiar = place(rng, held_out)
+        name, known = f"{where} {bare}", known and familiar
     elif form < 0.40:
-        where = place(rng, held_out)
+        where, _ = place(rng, held_out)
         if where in ("upstairs", "downstairs"):
             tail = spoken_tail = f" {where}"
         else:
@@ -90,7 +93,7 @@ def thing(rng: Random, kind: str, held_out: bool = False) -> Thing:
         number = rng.choice(("", "", "number ", "no ")) + str(rng.randint(1, rng.choice((9, 40))))
         tail = spoken_tail = f" {number}"
     spoken = name
-    if known and rng.random() < 0.06:
+    if known and rng.random() < 0.08:
         spoken = mistype(spoken, rng)
     numbered = form >= 0.47 and bool(tail)
     owner = rng.random()

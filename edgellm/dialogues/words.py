@@ -100,6 +100,25 @@ NOUNS = (
     "stone", "switch", "table", "telescope", "tent", "thing", "tiger", "tower", "tractor", "train",
     "trolley", "tunnel", "turbine", "unit", "vase", "violin", "wagon", "walnut", "wheel", "whistle",
     "widget", "windmill", "winch", "yoke", "zebra", "elevator", "hoist", "machine", "device",
+    "accordion", "antenna", "axle", "bagpipe", "balloon", "bamboo", "battery", "bicycle pump",
+    "bobbin", "boiler room", "bonfire", "bread slicer", "bubble bath", "buzzer", "cable", "caravan",
+    "carousel", "cartridge", "chisel", "clarinet", "coil", "compass", "cooler", "crossbow",
+    "cupola",
+    "cutter", "cymbal", "dehydrator", "disco ball", "dome", "drone", "ejector", "excavator",
+    "feeder", "filter", "flap", "flashlight", "foundry", "furnace", "gearbox", "glove box", "gong",
+    "guitar", "gutter", "harness", "heat gun", "hot tub", "hydrant", "igloo", "inverter", "jack",
+    "jukebox", "keyboard", "lighthouse", "locker", "loom", "massage chair", "megaton", "metronome",
+    "monitor", "mousetrap", "nail gun", "nightstand", "oboe", "pantograph", "periscope",
+    "pizza oven",
+    "plotter", "portal", "press", "propeller", "purifier", "rail", "recorder", "reel", "rig",
+    "rolling pin",
+    "sailboat", "sawmill", "scooter", "seesaw", "sensor", "shaker", "shower", "sink", "skate",
+    "slicer",
+    "smelter", "snow blower", "solar panel", "spinner", "steamer", "stirrer", "stretcher", "swing",
+    "synthesizer", "tank", "tap dancer", "tiller", "toilet seat", "trampoline", "tripod", "trumpet",
+    "typewriter", "ukulele", "umbrella", "vaporizer", "ventilator", "walkie talkie",
+    "warmer", "washer", "water mill", "weather vane", "wedge", "whirlpool", "wind chime",
+    "xylophone",
 )  # fmt: skip
 
 UNSEEN_SWITCHED = (
@@ -129,8 +148,15 @@ _CODAS = (
 )  # fmt: skip
 
 
+_SOURCES = (*SWITCHED, *OPENED, *STARTED, *PLANTS, *PLACES, *ADJECTIVES, *NOUNS)
+
+
 def invented(rng: Random) -> str:
-    """A pronounceable word of one to three syllables that is in no dictionary."""
+    """A word that is in no dictionary: of one to three syllables, or spliced from two real words,
+    for those are cut into other pieces."""
+    if rng.random() < 0.5:
+        head, tail = (rng.choice(_SOURCES).split()[-1] for _ in range(2))
+        return head[: rng.randint(2, 5)] + tail[-rng.randint(2, 5) :]
     syllables = rng.choice((1, 2, 2, 2, 3))
     parts = [rng.choice(_ONSETS) + rng.choice(_VOWELS) for _ in range(syllables)]
     return "".join(parts) + rng.choice(_CODAS)
