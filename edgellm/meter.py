@@ -138,8 +138,9 @@ class Meter:
         fields = 0
         for _, field, spec, _ in string.Formatter().parse(self._short(template)):
             fields += field is not None
-            if spec and ("{" in spec or re.search(r"\d{4}", spec)):
-                raise TemplateError(f"chat template: the format {spec[:40]!r} isn't allowed")
+            # An attribute's size isn't known from its object's; a nested width isn't known at all.
+            if re.search(r"[.\[]", field or "") or re.search(r"\{|\d{4}", spec or ""):
+                raise TemplateError(f"chat template: the format {template[:40]!r} isn't allowed")
         self.room(fields * (self.size(args) + self.size(kwargs)))
 
     def printf(self, template: str, values: Any) -> None:

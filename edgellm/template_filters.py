@@ -19,9 +19,9 @@ def _center(value: Any, width: int = 80) -> str:
 
 @jinja2.pass_eval_context
 def _replace(
-    eval_context: nodes.EvalContext, value: Any, old: str, new: str, count: int | None = None
+    eval_context: nodes.EvalContext, value: Any, old: Any, new: Any, count: int | None = None
 ) -> str:
-    METER.get().replace(str(value), old, new)
+    METER.get().replace(str(value), str(old), str(new))
     return filters.do_replace(eval_context, value, old, new, count)
 
 
@@ -57,9 +57,11 @@ def _join(
     d: str = "",
     attribute: str | int | None = None,
 ) -> str:
-    items = [*value]
+    if attribute is not None:
+        value = map(filters.make_attrgetter(eval_context.environment, attribute), value)
+    items = [*METER.get().consumed(value)]
     METER.get().join(str(d), items)
-    return filters.sync_do_join(eval_context, items, d, attribute)
+    return filters.sync_do_join(eval_context, items, d)
 
 
 def _batch(value: Iterable[Any], linecount: int, fill_with: Any = None) -> Iterator[list[Any]]:

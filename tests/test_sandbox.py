@@ -66,6 +66,10 @@ HOSTILE = {
     "format by attr": "{{ ('{:1000000000}' | attr('format'))(1) }}",
     "replace": "{{ ('x' * 99999) | replace('x', 'y' * 99999) }}",
     "replace method": "{{ ('x' * 99999).replace('', 'y' * 99999) }}",
+    "replace number": "{{ ('1' * 99999) | replace(1, ['y' * 99999]) }}",
+    "format attribute": "{% set ns = namespace(a='x' * 99999) %}{{ ('{0.a}' * 800).format(ns) }}",
+    "join attribute": "{% set ns = namespace(a='x' * 99999) %}"
+    "{{ ([ns] * 9999) | join(attribute='a') }}",
     "join": "{{ range(60000) | join('y' * 99999) }}",
     "join method": "{{ ('y' * 99999).join(range(9000) | map('string')) }}",
     "indent": "{{ ('\n' * 99999) | indent(9999) }}",
