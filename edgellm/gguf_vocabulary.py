@@ -108,7 +108,7 @@ def read(metadata: Mapping[str, object], file: str) -> TokenizerData | None:
         pad=keys.token("padding", count),
         add_bos=keys.flag("add_bos_token"),
         add_eos=keys.flag("add_eos_token"),
-        add_space_prefix=keys.flag("add_space_prefix"),
+        add_space_prefix=keys.flag("add_space_prefix") if spm else None,
         rstrip=_rstrip(keys, tokens, types),
         extra_eog=frozenset(token for token in extra if token is not None),
         file=file,

@@ -51,6 +51,11 @@ def test_a_sentencepiece_vocabulary_has_its_own_defaults() -> None:
     assert list(data.scores) == [0.0] * 4
 
 
+def test_only_sentencepiece_has_a_space_prefix() -> None:
+    assert read(spm(add_space_prefix=True)).add_space_prefix is True
+    assert read(metadata(add_space_prefix=True)).add_space_prefix is None
+
+
 def test_files_without_a_vocabulary() -> None:
     assert tokenizer_data_from_gguf({}, "x.gguf") is None
     assert tokenizer_data_from_gguf({KEY + "model": "no_vocab"}, "x.gguf") is None
