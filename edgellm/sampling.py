@@ -167,7 +167,7 @@ class Sampler:
                 raise
             except Exception as error:  # a filter from outside must not take the server with it
                 raise PluginError(name, f"{type(error).__name__}: {error}") from error
-            _check(name, current, size)
+            current = _checked(name, current, size)
         if self.options.temperature == 0:
             return int(current.argmax())
         ids = candidates(current)
@@ -196,15 +196,20 @@ def keep(logits: NDArray[np.float32], ids: NDArray[np.intp]) -> NDArray[np.float
     return kept
 
 
-def _check(name: str, logits: object, size: int) -> None:
-    """One pass over the vocabulary: the maximum is NaN if any is, infinite if none or too much."""
+def _checked(name: str, logits: object, size: int) -> NDArray[np.float32]:
+    """What a filter returned, as float32; raises PluginError if it isn't usable.
+
+    One pass over the vocabulary: the maximum is NaN if any is, infinite if none is left or too much.
+    """
     if not isinstance(logits, np.ndarray) or logits.shape != (size,):
         shape = getattr(logits, "shape", type(logits).__name__)
         raise PluginError(name, f"returned {shape} in place of logits of shape ({size},)")
-    if logits.dtype != np.float32:
-        raise PluginError(name, f"returned logits of type {logits.dtype} in place of float32")
-    highest = logits.max()
+    if not np.issubdtype(logits.dtype, np.floating):
+        raise PluginError(name, f"returned {logits.dtype} in place of floating-point logits")
+    checked: NDArray[np.float32] = logits.astype(np.float32, copy=False)
+    highest = checked.max()
     if highest == -np.inf:
         raise PluginError(name, "left no token to choose")
     if not np.isfinite(highest):
         raise PluginError(name, "returned logits that are not numbers")
+    return checked

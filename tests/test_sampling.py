@@ -116,12 +116,17 @@ def test_a_guest_may_override_a_bundled_filter() -> None:
         manager.unregister(name="guest")
 
 
+def test_a_guest_may_compute_in_double_precision(guest: Any) -> None:
+    guest(lambda logits, history: logits.astype(np.float64) * (np.arange(200) == 3))
+    assert Sampler(Sampling(temperature=0.0, samplers=("guest",))).sample(LOGITS, []) in range(200)
+
+
 @pytest.mark.parametrize(
     ("function", "reason"),
     [
         (lambda logits, history: logits[:-1], r"\(199,\) in place of .* \(200,\)"),
         (lambda logits, history: None, "NoneType in place of logits"),
-        (lambda logits, history: logits.astype(np.float64), "of type float64"),
+        (lambda logits, history: logits.astype(np.int64), "int64 in place of floating-point"),
         (lambda logits, history: logits * np.float32(math.nan), "not numbers"),
         (lambda logits, history: np.full(200, np.inf, np.float32), "not numbers"),
         (lambda logits, history: np.full(200, -np.inf, np.float32), "left no token"),
