@@ -199,7 +199,7 @@ def keep(logits: NDArray[np.float32], ids: NDArray[np.intp]) -> NDArray[np.float
 def _checked(name: str, logits: object, size: int) -> NDArray[np.float32]:
     """What a filter returned, as float32; raises PluginError if it isn't usable.
 
-    One pass over the vocabulary: the maximum is NaN if any is, infinite if none is left or too much.
+    One pass over the vocabulary: the maximum is NaN if any is, infinite if none is left.
     """
     if not isinstance(logits, np.ndarray) or logits.shape != (size,):
         shape = getattr(logits, "shape", type(logits).__name__)

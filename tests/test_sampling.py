@@ -126,7 +126,7 @@ def test_a_guest_may_compute_in_double_precision(guest: Any) -> None:
     [
         (lambda logits, history: logits[:-1], r"\(199,\) in place of .* \(200,\)"),
         (lambda logits, history: None, "NoneType in place of logits"),
-        (lambda logits, history: logits.astype(np.int64), "int64 in place of floating-point"),
+        (lambda logits, history: np.zeros(200, np.int64), "int64 in place of floating-point"),
         (lambda logits, history: logits * np.float32(math.nan), "not numbers"),
         (lambda logits, history: np.full(200, np.inf, np.float32), "not numbers"),
         (lambda logits, history: np.full(200, -np.inf, np.float32), "left no token"),
