@@ -8,7 +8,7 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11 pytho
 # Kernels are compiled by clang: the system's where there is one, else the one in a wheel.
 COMPILER := $(if $(shell command -v clang),,compiler)
 
-.PHONY: help chat test lint bench clean
+.PHONY: help chat test lint bench model clean
 .SILENT:
 
 help:  ## show this list
@@ -27,6 +27,10 @@ lint: $(VENV)/.developing  ## check style and types
 
 bench: $(VENV)/.developing  ## run the benchmarks
 	$(BIN)/pytest -q --override-ini python_files='bench_*.py' tests/benchmarks
+
+model: $(VENV)/.installed  ## train the model inside the package anew (most of an hour on one core)
+	$(BIN)/python -m edgellm.default_model edgellm/default_model.gguf
+	$(BIN)/python -m edgellm.evaluation --report edgellm/default_model.json
 
 clean:  ## remove what was installed and built here
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
