@@ -18,11 +18,7 @@ CONFIG, WEIGHTS = llama(
 )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _compiler() -> None:
-    from edgellm_backends.cpu.compiler import prepare
-
-    prepare()
+pytestmark = pytest.mark.usefixtures("cpu")
 
 
 def batch(seed: int) -> Batch:
