@@ -5,17 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from edgellm.checkpoint import StoredTensor
 from edgellm.config import Config, Layer, Rope, Yarn
 from edgellm.errors import FormatError, UnsupportedError
-
-MAX_LAYERS = 1024
-MAX_WIDTH = 1 << 20
-MAX_CONTEXT = 1 << 27
+from edgellm.keys import MAX_CONTEXT, MAX_LAYERS, MAX_WIDTH, Keys, is_empty
 
 
 @dataclass(frozen=True)
@@ -92,88 +89,6 @@ REFUSED = {
 }
 
 
-class Keys:
-    """One architecture's metadata, every value checked when read, every key accounted for."""
-
-    def __init__(self, file: str, architecture: str, metadata: Mapping[str, object]) -> None:
-        self.file, self.prefix, self.metadata = file, architecture + ".", metadata
-        self.read: set[str] = set()
-
-    def get(self, name: str) -> Any:
-        self.read.add(name)
-        return self.metadata.get(self.prefix + name)
-
-    def fail(self, name: str, value: object, allowed: str) -> FormatError:
-        return FormatError(self.file, self.prefix + name, value, allowed)
-
-    def integer(self, name: str, default: int | None, low: int, high: int) -> int:
-        value = self.get(name)
-        if value is None and default is not None:
-            return default
-        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            raise self.fail(name, value, f"an integer from {low} to {high} is needed")
-        return value
-
-    def number(self, name: str, default: float, low: float = 0.0, high: float = 1e12) -> float:
-        value = self.get(name)
-        if value is None:
-            return default
-        if (
-            not isinstance(value, int | float)
-            or isinstance(value, bool)
-            or not low <= value <= high
-        ):
-            raise self.fail(name, value, f"a number from {low:g} to {high:g} is needed")
-        return float(value)
-
-    def flag(self, name: str, default: bool) -> bool:
-        value = self.get(name)
-        if value is None:
-            return default
-        if not isinstance(value, bool):
-            raise self.fail(name, value, "true or false is needed")
-        return value
-
-    def word(self, name: str, default: str) -> str:
-        value = self.get(name)
-        if value is None:
-            return default
-        if not isinstance(value, str):
-            raise self.fail(name, value, "a string is needed")
-        return value
-
-    def per_layer(self, name: str, default: int, count: int, high: int) -> list[int]:
-        """One integer for all layers, or one each."""
-        value = self.get(name)
-        if value is None:
-            return [default] * count
-        if isinstance(value, int) and not isinstance(value, bool):
-            value = [value] * count
-        if not isinstance(value, list | np.ndarray) or len(value) != count:
-            raise self.fail(name, value, f"an integer, or one for each of {count} layers is needed")
-        values = list(value)
-        for each in values:
-            if (
-                not isinstance(each, int | np.integer)
-                or isinstance(each, bool)
-                or not 0 <= each <= high
-            ):
-                raise self.fail(name, each, f"integers from 0 to {high} are needed")
-        return [int(each) for each in values]
-
-    def refuse_rest(self) -> None:
-        """Raise UnsupportedError for the first key that nothing has read."""
-        for key, value in self.metadata.items():
-            name = key.removeprefix(self.prefix)
-            if name == key or name in self.read or name in IRRELEVANT:
-                continue
-            if name in REFUSED and not isinstance(value, np.ndarray) and not value:
-                continue
-            raise UnsupportedError(
-                self.file, key, value, "edgellm doesn't know this key, and ignoring it may be wrong"
-            )
-
-
 def config_from_gguf(
     file: str, metadata: Mapping[str, object], tensors: Mapping[str, StoredTensor]
 ) -> Config:
@@ -183,7 +98,7 @@ def config_from_gguf(
         raise UnsupportedError(
             file, "general.architecture", architecture, f"supported: {', '.join(FAMILIES)}"
         )
-    family, keys = FAMILIES[architecture], Keys(file, architecture, metadata)
+    family, keys = FAMILIES[architecture], Keys(file, metadata, f"{architecture}.")
     embedding = tensors.get("token_embd.weight")
     if embedding is None or len(embedding.shape) != 2:
         raise FormatError(file, "tensor token_embd.weight", None, "a matrix of that name is needed")
@@ -260,7 +175,9 @@ def config_from_gguf(
         logit_scale=keys.number("logit_scale", 1.0) or 1.0,
         conv_taps=keys.integer("shortconv.l_cache", 0, 0, 64),
     )
-    keys.refuse_rest()
+    keys.refuse_rest(
+        lambda name, value: name in IRRELEVANT or (name in REFUSED and is_empty(value))
+    )
     return config
 
 

@@ -93,17 +93,16 @@ class Keys:
                 raise self.fail(name, each, "positive numbers are needed")
         return tuple(float(each) for each in value)
 
-    def refuse_rest(self, irrelevant: Callable[[str], bool]) -> None:
-        """Raise UnsupportedError for the first key that nothing has read.
-
-        Left out are those that are `irrelevant`, and values that ask for nothing: zero, false,
-        null and empty ones.
-        """
+    def refuse_rest(self, harmless: Callable[[str, object], bool]) -> None:
+        """Raise UnsupportedError for the first key that nothing has read and isn't `harmless`."""
         for key, value in self.values.items():
             name = key.removeprefix(self.prefix)
-            if (self.prefix and name == key) or name in self.seen or irrelevant(name):
-                continue
-            if value is None or value is False or value in (0, "", [], {}):
+            if (self.prefix and name == key) or name in self.seen or harmless(name, value):
                 continue
             allowed = "edgellm doesn't know this key, and ignoring it may be wrong"
             raise UnsupportedError(self.file, key, value, allowed)
+
+
+def is_empty(value: object) -> bool:
+    """Whether a setting asks for nothing: null, false, zero, or nothing else in it."""
+    return not (value.any() if isinstance(value, np.ndarray) else value)

@@ -19,7 +19,7 @@ from edgellm.huggingface.families import (
     Family,
 )
 from edgellm.huggingface.rope import ropes
-from edgellm.keys import MAX_CONTEXT, MAX_LAYERS, MAX_WIDTH, Keys
+from edgellm.keys import MAX_CONTEXT, MAX_LAYERS, MAX_WIDTH, Keys, is_empty
 
 MAX_VOCABULARY = 1 << 24
 
@@ -59,7 +59,7 @@ def read(file: str, values: Mapping[str, object]) -> tuple[Config, Switches]:
         value = keys.get(key)
         if value is not None and value != usual:
             raise keys.unsupported(key, value, f"only {usual!r} is supported")
-    keys.refuse_rest(lambda key: IRRELEVANT.fullmatch(key) is not None)
+    keys.refuse_rest(lambda key, value: bool(IRRELEVANT.fullmatch(key)) or is_empty(value))
     return config, switches
 
 
@@ -326,7 +326,7 @@ def _quantised(keys: Keys, name: str) -> Literal["", "online", "product", "quoti
     inner.get("rms_norm_eps")
     linear = inner.word("linear_class", "bitlinear")
     mode = inner.word("quantization_mode", "offline")
-    inner.refuse_rest(lambda key: False)
+    inner.refuse_rest(lambda _, value: is_empty(value))
     if (linear, mode) == ("autobitlinear", "online"):
         return "online"
     if mode == "offline" and linear in ("autobitlinear", "bitlinear"):
