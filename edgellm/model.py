@@ -217,6 +217,8 @@ class Transformer:
             (past[:, start + tap : start + tap + count] * kernel[:, tap] for tap in range(taps)),
             start=Tensor(0.0),
         )  # (B, T, D)
+        if "shortconv.conv.bias" in block:
+            mixed = mixed + block["shortconv.conv.bias"]
         return self.project(gate_out * mixed, block, "shortconv.out_proj")
 
     def feed_forward(self, block: Block, x: Tensor) -> Tensor:

@@ -375,6 +375,8 @@ def test_keys_that_change_nothing_are_accepted(harmless: Values) -> None:
         ("quantization_config", {"quant_method": "gptq", "bits": 4}),
         ("layer_types", ["full_attention", "mamba"]),
         ("is_encoder_decoder", True),
+        ("partial_rotary_factor", 0.5),
+        ("attn_logit_softcapping", 5.0),
         ("interpolate_factor", 2),
     ],
 )

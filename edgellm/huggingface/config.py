@@ -107,7 +107,8 @@ def _config(keys: Keys, name: str, family: Family) -> Config:
         parallel=_parallel(keys, name, family),
         activation=_activation(keys, family),
         attn_scale=_attn_scale(keys, name),
-        attn_softcap=_cap(keys, "attn_logit_softcapping", family.attn_softcap),
+        # Gemma-3's configuration has the key too, but no use for it.
+        attn_softcap=_cap(keys, "attn_logit_softcapping", 50.0) if name == "gemma2" else 0.0,
         logit_softcap=_cap(keys, "final_logit_softcapping", family.logit_softcap),
         embed_scale=math.sqrt(dim) if family.scaled_embedding else multiplier,
         residual_scale=keys.number("residual_multiplier", 1.0),

@@ -66,7 +66,6 @@ class Family:
     period: int = 0
     scaled_embedding: bool = False
     """Embeddings are multiplied by sqrt(hidden_size)."""
-    attn_softcap: float = 0.0
     logit_softcap: float = 0.0
 
 
@@ -82,7 +81,6 @@ GEMMA = Family(
     window=4096,
     period=2,
     scaled_embedding=True,
-    attn_softcap=50.0,
     logit_softcap=30.0,
 )
 
@@ -137,10 +135,9 @@ FAMILIES: dict[str, Family] = {
         context=131072,
         rope=Defaults(theta=1e6, local_theta=1e4),
         period=6,
-        attn_softcap=0.0,
         logit_softcap=0.0,
     ),
-    "phi3": Family("phi3", eps=1e-5, context=4096, windowed="all"),
+    "phi3": Family("phi3", eps=1e-5, context=4096, rope=Defaults(partial=1.0), windowed="all"),
     "granite": replace(LLAMA, architecture="granite"),
     "granitemoehybrid": Family("granite", biases=(ATTENTION_BIAS,)),
     "smollm3": Family(

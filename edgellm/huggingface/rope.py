@@ -26,8 +26,8 @@ class Defaults:
     theta: float = 10000.0
     local_theta: float = 0.0
     """Of layers with a window; 0: the same as the others'."""
-    partial: float = 1.0
-    """Share of each head's channels that are rotated."""
+    partial: float | None = None
+    """Share of each head's channels that are rotated; None: all, the family has no such setting."""
 
 
 def ropes(keys: Keys, defaults: Defaults, head_dim: int, context: int) -> tuple[Rope, ...]:
@@ -39,7 +39,7 @@ def ropes(keys: Keys, defaults: Defaults, head_dim: int, context: int) -> tuple[
     """
     old, new = _mapping(keys, "rope_scaling"), _mapping(keys, "rope_parameters")
     theta = keys.number("rope_theta", defaults.theta, 1e-3)
-    partial = keys.number("partial_rotary_factor", defaults.partial, 0.0, 1.0)
+    partial = keys.number("partial_rotary_factor", defaults.partial or 1.0, 0.0, 1.0)
     # Phi-3 keeps it beside the other parameters, where it counts more than among them.
     outer = keys.integer("original_max_position_embeddings", 0, 0, MAX_CONTEXT)
     local_theta = keys.number("rope_local_base_freq", defaults.local_theta, 0.0)
@@ -56,6 +56,9 @@ def ropes(keys: Keys, defaults: Defaults, head_dim: int, context: int) -> tuple[
         for kind in nested[1:]:
             tables.append(Table(keys, new[kind], local_theta or theta, partial, outer))
     found = [table.rope(head_dim, context) for table in tables]
+    if defaults.partial is None and any(rope.dim != head_dim for rope in found):
+        allowed = "this family rotates all channels of a head"
+        raise keys.unsupported("partial_rotary_factor", found[0].dim / head_dim, allowed)
     return tuple(found[:1] if len(set(found)) == 1 else found)
 
 
