@@ -106,7 +106,7 @@ def _config(keys: Keys, name: str, family: Family) -> Config:
         ropes=tables,
         parallel=_parallel(keys, name, family),
         activation=_activation(keys, family),
-        attn_scale=_attn_scale(keys, name),
+        attn_scale=_attn_scale(keys, name, head_dim),
         # Gemma-3's configuration has the key too, but no use for it.
         attn_softcap=_cap(keys, "attn_logit_softcapping", 50.0) if name == "gemma2" else 0.0,
         logit_softcap=_cap(keys, "final_logit_softcapping", family.logit_softcap),
@@ -189,7 +189,7 @@ def _layers(
     layers = []
     for index, kind in enumerate(_layer_types(keys, name, family, count, rotated)):
         if kind == "conv":
-            layers.append(Layer(kind="conv", rope=None))
+            layers.append(Layer(kind="conv"))
             continue
         local = kind == "sliding_attention" and window > 0
         table = 1 if local and tables > 1 else 0
@@ -279,9 +279,10 @@ def _activation(keys: Keys, family: Family) -> Activation:
     return ACTIVATIONS[said]
 
 
-def _attn_scale(keys: Keys, name: str) -> float:
+def _attn_scale(keys: Keys, name: str, head_dim: int) -> float:
     if name in ("gemma2", "gemma3_text"):
-        return 1 / math.sqrt(keys.number("query_pre_attn_scalar", 256.0, 1e-3))
+        width = keys.number("query_pre_attn_scalar", 256.0, 1e-3)
+        return 0.0 if width == head_dim else 1 / math.sqrt(width)
     if name in ("granite", "granitemoehybrid"):
         return keys.number("attention_multiplier", 1.0, 1e-6)
     return 0.0
