@@ -133,12 +133,10 @@ def config_from_gguf(
     ropes = _ropes(keys, family, tensors, head_dim, context)
     window = keys.integer("attention.sliding_window", 0, 0, MAX_CONTEXT)
     local = _local_layers(keys, family, count, window)
-    convolution = {
-        index for index in range(count) if f"blk.{index}.shortconv.conv.weight" in tensors
-    }
     layers = tuple(
-        Layer(
-            kind="conv" if index in convolution else "attention",
+        Layer(kind="conv")
+        if f"blk.{index}.shortconv.conv.weight" in tensors
+        else Layer(
             kv_heads=kv_heads[index],
             window=window if local[index] else 0,
             rope=_rope_index(family, index, local[index], len(ropes)),

@@ -51,8 +51,10 @@ def test_a_gguf_file_says_the_same_as_the_folder(family: str) -> None:
     folder = checkpoint.open(MODELS / family).config
     for field in ("vocab", "dim", "heads", "head_dim", "hidden", "layers", "position", "parallel"):
         assert getattr(gguf, field) == getattr(folder, field), field
-    for field in ("attn_scale", "embed_scale", "residual_scale", "logit_scale", "norm_eps"):
+    for field in ("embed_scale", "residual_scale", "logit_scale", "norm_eps"):
         assert getattr(gguf, field) == pytest.approx(getattr(folder, field), rel=1e-6), field
+    scales = [config.attn_scale or config.head_dim**-0.5 for config in (gguf, folder)]
+    assert scales[0] == pytest.approx(scales[1], rel=1e-6)
 
 
 @pytest.mark.parametrize("family", ["phi3_longrope", "phi4_mini"])
