@@ -189,7 +189,7 @@ def _layers(
     layers = []
     for index, kind in enumerate(_layer_types(keys, name, family, count, rotated)):
         if kind == "conv":
-            layers.append(Layer(kind="conv", rope=None))
+            layers.append(Layer(kind="conv"))
             continue
         local = kind == "sliding_attention" and window > 0
         table = 1 if local and tables > 1 else 0
