@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -63,6 +63,8 @@ class Checkpoint:
     provenance: Provenance
     metadata: Mapping[str, object]
     """The file's own keys, for `edgellm info`."""
+    sampling: Mapping[str, float] = field(default_factory=dict)
+    """Fields of `edgellm.sampling.Sampling` that the file advises."""
 
 
 def open(path: str | Path) -> Checkpoint:
@@ -87,7 +89,7 @@ def open(path: str | Path) -> Checkpoint:
 
 
 def _read_gguf(path: Path) -> Checkpoint:
-    from edgellm import families, gguf, tokenizer
+    from edgellm import advice, families, gguf, tokenizer
 
     file = gguf.read(path)
     template = file.metadata.get("tokenizer.chat_template")
@@ -107,6 +109,7 @@ def _read_gguf(path: Path) -> Checkpoint:
             author=_text(file.metadata, "general.author", "general.organization"),
         ),
         metadata=file.metadata,
+        sampling=advice.from_gguf(file.path, file.metadata),
     )
 
 

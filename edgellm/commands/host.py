@@ -51,7 +51,7 @@ async def conversations(model: Model, options: argparse.Namespace) -> AsyncItera
             scheduler,
             model.tokenizer,
             chat.render if converses else None,
-            sampling=shared.sampling(options),
+            sampling=shared.sampling(options, model.checkpoint.sampling),
             max_tokens=options.predict,
             stop=[*options.reverse_prompt, *(chat.stop if converses else ())],
             system=options.system_prompt or "",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -104,7 +104,9 @@ _FLAGS: tuple[tuple[tuple[str, ...], str, Callable[[str], object], str, str], ..
 def add_sampling(parser: argparse.ArgumentParser) -> None:
     """How tokens are drawn, and when to end."""
     defaults = {field.name: field.default for field in fields(Sampling)}
-    group = parser.add_argument_group("sampling")
+    group = parser.add_argument_group(
+        "sampling", "Defaults give way to what the model's file advises."
+    )
     group.add_argument(
         "-n",
         "--predict",
@@ -121,7 +123,11 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
         default = defaults[name]
         shown = ";".join(default) if isinstance(default, tuple) else default
         group.add_argument(
-            *flags, dest=name, type=kind, metavar=metavar, help=f"{text} (default: {shown})"
+            *flags,
+            dest=name,
+            type=kind,
+            metavar=metavar,
+            help=f"{text} (default: {shown})",
         )
     group.add_argument(
         "--dry-sequence-breaker",
@@ -141,12 +147,15 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def sampling(options: argparse.Namespace) -> Sampling:
-    """What was given on the command line, the rest by default. Raises UsageError as Sampling."""
-    names = [name for _, name, *_ in _FLAGS]
-    given: dict[str, Any] = {
-        name: getattr(options, name) for name in names if getattr(options, name) is not None
-    }
+def sampling(options: argparse.Namespace, advice: Mapping[str, float] | None = None) -> Sampling:
+    """What was given on the command line, else what the model advises, else the defaults.
+
+    Raises UsageError as Sampling.
+    """
+    given: dict[str, Any] = dict(advice or {})
+    for _, name, *_ in _FLAGS:
+        if getattr(options, name) is not None:
+            given[name] = getattr(options, name)
     if options.seed is not None and options.seed >= 0:
         given["seed"] = options.seed
     if options.dry_sequence_breakers is not None:

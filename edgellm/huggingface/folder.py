@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from edgellm import json_file, safetensors, tokenizer
+from edgellm import advice, json_file, safetensors, tokenizer
 from edgellm.checkpoint import Checkpoint, Provenance
 from edgellm.errors import FormatError
 from edgellm.huggingface import config as configurations
@@ -39,7 +39,12 @@ def read(folder: str | Path) -> Checkpoint:
         template=template(folder),
         provenance=_provenance(folder, values),
         metadata=values,
+        sampling=_sampling(folder / "generation_config.json"),
     )
+
+
+def _sampling(path: Path) -> advice.Advice:
+    return advice.from_folder(str(path), json_file.read(path, MAX_CONFIG)) if path.is_file() else {}
 
 
 def template(folder: Path) -> str | None:
