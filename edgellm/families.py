@@ -143,6 +143,11 @@ def config_from_gguf(
         )
         for index in range(count)
     )
+    for layer in layers:
+        if layer.kind == "attention" and (not layer.kv_heads or heads % layer.kv_heads):
+            raise keys.fail(
+                "attention.head_count_kv", layer.kv_heads, f"a divisor of {heads} is needed"
+            )
     epsilons = {  # some files give both
         "rms": keys.number("attention.layer_norm_rms_epsilon", 1e-5, 0.0, 1.0),
         "layer": keys.number("attention.layer_norm_epsilon", 1e-5, 0.0, 1.0),

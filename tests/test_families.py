@@ -139,6 +139,8 @@ def test_sizes_are_checked(key: str, value: object) -> None:
         ("attention__head_count_kv", [1, 2]),
         ("attention__head_count_kv", [-1] * 6),
         ("attention__head_count_kv", 5),
+        ("attention__head_count_kv", 3),
+        ("attention__head_count_kv", [2, 2, 2, 2, 2, 0]),
         ("attention__layer_norm_rms_epsilon", float("nan")),
         ("rope__dimension_count", 3),
         ("rope__dimension_count", 10),
