@@ -125,8 +125,30 @@ def _adds_space(tokenizer: Tokenizer) -> bool:
     return bool(ids) and tokenizer.piece(ids[0]).startswith(b" ")
 
 
+class SingleSlot:
+    """Slot 0 of an executor that nobody else uses, shared by answers that may take turns in it."""
+
+    def __init__(self, executor: Executor) -> None:
+        self.executor = executor
+        self._last: Generation | None = None
+
+    def logits(self, generation: Generation) -> NDArray[np.float32]:
+        """Logits (vocab,) after an answer's last token, of which only that may be new."""
+        tokens = generation.tokens
+        if self._last is generation:
+            (row,) = self.executor.step(tokens[-1:], [0], [len(tokens) - 1])
+            return np.asarray(row)
+        self._last = generation
+        return self.executor.prefill(tokens, 0, 0)
+
+    def every(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Logits (len(tokens), vocab) after each token of a sequence of its own."""
+        self._last = None
+        return self.executor.prefill(tokens, 0, 0, every=True)
+
+
 def generate(
-    executor: Executor,
+    slot: SingleSlot,
     tokenizer: Tokenizer,
     tokens: Sequence[int],
     sampling: Sampling,
@@ -134,23 +156,20 @@ def generate(
     stop: Sequence[str] = (),
     echo: str = "",
 ) -> Iterator[Piece]:
-    """Run one answer in slot 0 of an executor that nobody else uses; the last piece has `done`.
+    """Run one answer; the last piece has `done`.
 
     The arguments are Generation's, and so are the errors, raised before the first piece.
     """
-    generation = Generation(executor, tokenizer, tokens, sampling, max_tokens, stop, echo)
-    return _pieces(executor, generation)
+    generation = Generation(slot.executor, tokenizer, tokens, sampling, max_tokens, stop, echo)
+    return _pieces(slot, generation)
 
 
-def _pieces(executor: Executor, generation: Generation) -> Iterator[Piece]:
+def _pieces(slot: SingleSlot, generation: Generation) -> Iterator[Piece]:
     if generation.limit == generation.prompt_tokens:
         yield Piece(None, "", generation.done("length"))
         return
-    logits = executor.prefill(generation.tokens, 0, 0)
     while True:
-        piece = generation.accept(generation.draw(logits))
+        piece = generation.accept(generation.draw(slot.logits(generation)))
         yield piece
         if piece.done is not None:
             return
-        last = len(generation.tokens) - 1
-        logits = executor.step([generation.tokens[last]], [0], [last])[0]

@@ -91,7 +91,9 @@ class JitExecutor:
             )
             for layer in self.config.layers
         ]
-        self._one, self._many = Step(transformer), Step(transformer)
+        self._steps = {count: Step(transformer) for count in {1, self.chunk}}
+        # By the shape of a layer's rows: slots, positions and the rows themselves are inputs.
+        self._copies = {rows.shape: TinyJit(self._copy) for rows in self._rows}
         self._warm_up(progress)
 
     def step(
@@ -108,30 +110,43 @@ class JitExecutor:
     ) -> NDArray[np.float32]:
         if not tokens or position + len(tokens) > self.context:
             raise ValueError(f"{len(tokens)} tokens at {position} in a context of {self.context}")
-        at = UOp.variable("slot", 0, max(self.slots - 1, 1)).bind(slot)
+        at = self._slot("slot", slot)
         logits: list[NDArray[np.float32]] = []
         for begin in range(0, len(tokens), self.chunk):
             piece = list(tokens[begin : begin + self.chunk])
             count = len(piece)
-            step = self._one if count == 1 else self._many
             if count > 1:
                 piece += piece[-1:] * (self.chunk - count)
-            start = UOp.variable("start", 0, self.context - 1).bind(position + begin)
-            hidden = step.hidden(piece, self._rows, at, start)
+            step = self._steps[len(piece)]
+            hidden = step.hidden(piece, self._rows, at, self._start(position + begin))
             if every:
                 logits.append(step.every(hidden)[:count])
             elif begin + count == len(tokens):
-                row = UOp.variable("row", 0, max(self.chunk - 1, 1)).bind(count - 1)
+                row = _bound("row", count - 1, max(self.chunk - 1, 1))
                 return step.last(hidden, row)
         return np.concatenate(logits)
 
     def copy(self, source: int, target: int, length: int) -> None:
-        for rows in self._rows:
-            rows[target, :, :length].assign(rows[source, :, :length].contiguous()).realize()
+        origin, end = self._slot("source", source), self._slot("target", target)
+        for begin in range(0, length, self.chunk):
+            for rows in self._rows:
+                self._copies[rows.shape](rows, origin, end, self._start(begin))
 
     def close(self) -> None:
-        self.__dict__.pop("_one", None), self.__dict__.pop("_many", None)
-        self._rows = []
+        self._steps.clear()
+        self._copies.clear()
+        self._rows.clear()
+
+    def _copy(self, rows: Tensor, source: UOp, target: UOp, start: UOp) -> None:
+        """Copy a chunk of rows from one slot to another."""
+        chunk = rows[source : source + 1, :, start : start + self.chunk].contiguous()
+        rows[target : target + 1, :, start : start + self.chunk].assign(chunk).realize()
+
+    def _slot(self, name: str, slot: int) -> UOp:
+        return _bound(name, slot, max(self.slots - 1, 1))
+
+    def _start(self, position: int) -> UOp:
+        return _bound("start", position, self.context - 1)
 
     def _warm_up(self, progress: Progress | None) -> None:
         """Compile and capture the steps now, so that the first answer doesn't wait for it."""
@@ -141,8 +156,16 @@ class JitExecutor:
             if progress:
                 progress("compiling", index, len(sizes))
             self.prefill([0] * size, 0, 0)
+            if self.slots > 1:
+                self.copy(0, 1, 1)
         if progress:
             progress("compiling", len(sizes), len(sizes))
+
+
+def _bound(name: str, value: int, highest: int) -> UOp:
+    """A variable of the captured steps, with its value for now."""
+    bound: UOp = UOp.variable(name, 0, highest).bind(value)
+    return bound
 
 
 def _upload(checkpoint: Checkpoint, exact: bool, progress: Progress | None) -> dict[str, Tensor]:

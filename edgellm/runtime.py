@@ -35,6 +35,7 @@ class Model:
         self.checkpoint = checkpoint
         self.tokenizer = tokenizer
         self.executor = executor
+        self._slot = generation.SingleSlot(executor)
 
     @property
     def config(self) -> Config:
@@ -49,7 +50,7 @@ class Model:
         """
         ids = [int(token) for token in ids]
         generation.check_prompt(self.executor, ids)
-        return self.executor.prefill(ids, 0, 0, every=True)
+        return self._slot.every(ids)
 
     def generate(
         self,
@@ -62,7 +63,8 @@ class Model:
     ) -> Iterator[Piece]:
         """Continue a prompt; yields pieces with .token and .text, the last with .done, statistics.
 
-        Text becomes tokens with the model's bos, control tokens written out in it included.
+        Text becomes tokens with the model's bos (once, if the text begins with it already), control
+        tokens written out in it included. Answers may be drawn in turns; each stays what it is.
         `sampling` takes the fields of `edgellm.sampling.Sampling`. Raises UsageError for others,
         ContextError if the prompt is longer than the context.
         """
@@ -70,12 +72,12 @@ class Model:
         if unknown:
             raise UsageError(f"unknown sampling option {min(unknown)!r}")
         if isinstance(ids_or_text, str):
-            ids = self.tokenizer.encode(ids_or_text, add_special=True, parse_special=True)
+            ids = tokenizer.prompt_ids(self.tokenizer, ids_or_text)
         else:
             ids = [int(token) for token in ids_or_text]
         options = Sampling(temperature=temperature, seed=seed, **sampling)
         return generation.generate(
-            self.executor, self.tokenizer, ids, options, max_tokens=max_tokens, stop=stop
+            self._slot, self.tokenizer, ids, options, max_tokens=max_tokens, stop=stop
         )
 
     def close(self) -> None:

@@ -127,9 +127,17 @@ def make(data: TokenizerData) -> Tokenizer:
 
     tokenizer: Tokenizer | None = plugins.load("tokenizer").hook.edgellm_tokenizer(data=data)
     if tokenizer is None:
-        allowed = "no tokenizer plugin takes it; 'llama' and 'gpt2' are built in"
+        allowed = f"no plugin takes it; there are: {plugins.offered('tokenizer')}"
         raise UnsupportedError(data.file, "tokenizer model", data.model, allowed)
     return tokenizer
+
+
+def prompt_ids(tokenizer: Tokenizer, text: str, parse_special: bool = True) -> list[int]:
+    """Token ids of a prompt, beginning with bos if the model wants it, but never with two: chat
+    templates often write it themselves."""
+    ids = tokenizer.encode(text, parse_special=parse_special)
+    bos = tokenizer.encode("", add_special=True)[:1]
+    return bos + ids if bos == [tokenizer.bos] and ids[:1] != bos else ids
 
 
 def tokenizer_data_from_gguf(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from toy_executor import BOS, EOS, VOCAB, ToyExecutor, ToyTokenizer
 
 from edgellm.errors import ContextError, UsageError
-from edgellm.generation import Piece, generate
+from edgellm.generation import Piece, SingleSlot, generate
 from edgellm.sampling import Sampling
 
 GREEDY = Sampling(temperature=0)
@@ -21,7 +21,7 @@ PROMPT = [BOS, *b"hello"]
 
 def run(executor: ToyExecutor | None = None, **options: Any) -> Iterator[Piece]:
     options = {"tokens": PROMPT, "sampling": GREEDY, "max_tokens": 10, **options}
-    return generate(executor or ToyExecutor(), ToyTokenizer(), **options)
+    return generate(SingleSlot(executor or ToyExecutor()), ToyTokenizer(), **options)
 
 
 def reference(executor: ToyExecutor, prompt: list[int], count: int) -> list[int]:
@@ -143,5 +143,5 @@ def test_the_space_before_every_text_is_dropped_where_a_text_begins(
         def _logits(self, tokens: Any) -> Any:
             return np.eye(VOCAB, dtype=np.float32)[ord("x" if tokens[-1] == ord(" ") else " ")]
 
-    pieces = generate(Spaces(), tokenizer, prompt, GREEDY, 4)
+    pieces = generate(SingleSlot(Spaces()), tokenizer, prompt, GREEDY, 4)
     assert "".join(piece.text for piece in pieces) == first + " x"

@@ -102,6 +102,16 @@ def test_a_copied_prefix_goes_on_as_the_original(small: Executor) -> None:
     np.testing.assert_array_equal(there, here)
 
 
+@pytest.mark.parametrize(("source", "target", "length"), [(0, 2, 30), (2, 1, 8), (1, 0, 17)])
+def test_copies_of_any_length_between_any_slots(
+    small: Executor, source: int, target: int, length: int
+) -> None:
+    small.prefill(list(range(source, source + 31)), source, 0)
+    small.copy(source, target, length)
+    there = small.step([8], [target], [length])[0]
+    np.testing.assert_array_equal(there, small.step([8], [source], [length])[0])
+
+
 def test_the_context_is_used_to_its_end_and_no_further(small: Executor) -> None:
     tokens = [token % 60 for token in range(32)]
     whole = small.prefill(tokens, 0, 0)

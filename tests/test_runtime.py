@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -87,3 +88,26 @@ def test_a_trained_model_writes_what_llama2_c_does(
         pieces = stories.generate(ids, max_tokens=steps - len(ids) + 1)
         text = prompt + "".join(piece.text for piece in pieces)
     assert text + "\n" == (folder / file).read_text()
+
+
+def test_answers_that_take_turns_are_those_that_run_alone(model: edgellm.Model) -> None:
+    def alone(prompt: list[int]) -> list[int | None]:
+        return [piece.token for piece in model.generate(prompt, max_tokens=10)]
+
+    prompts = [1, 2, 3], [9, 8, 7, 6]
+    expected = [alone(prompt) for prompt in prompts]
+    answers = [model.generate(prompt, max_tokens=10) for prompt in prompts]
+    found: list[list[int | None]] = [[], []]
+    for _ in range(10):
+        for tokens, answer in zip(found, answers, strict=True):
+            tokens += [piece.token for piece in itertools.islice(answer, 1)]
+        model.logits([5, 5])
+    assert found == expected
+
+
+def test_a_prompt_that_begins_with_bos_gets_no_second(shared: Path) -> None:
+    tokenizer = edgellm.load_tokenizer(shared / "vocab" / "ggml-vocab-llama-spm.gguf")
+    from edgellm.tokenizer import prompt_ids
+
+    assert prompt_ids(tokenizer, "<s>Hello") == [tokenizer.bos, *prompt_ids(tokenizer, "Hello")[1:]]
+    assert prompt_ids(tokenizer, "Hello")[0] == tokenizer.bos

@@ -17,7 +17,7 @@ from toy_executor import BOS, ToyExecutor, ToyTokenizer
 
 from edgellm.channel import Done, Text
 from edgellm.errors import BackendError, BusyError, ContextError, PluginError, UsageError
-from edgellm.generation import generate
+from edgellm.generation import SingleSlot, generate
 from edgellm.sampling import Sampler, Sampling
 from edgellm.scheduler import Answer, Request, Scheduler
 from edgellm.session import Session
@@ -52,7 +52,7 @@ async def collect(answer: Answer) -> tuple[str, Done]:
 def alone(request: Request, **executor: int) -> str:
     """What the request gets from an executor of its own, without a scheduler."""
     pieces = generate(
-        ToyExecutor(**executor),
+        SingleSlot(ToyExecutor(**executor)),
         ToyTokenizer(),
         request.tokens,
         request.sampling,

@@ -16,7 +16,7 @@ from toy_executor import BOS, EOS, TURN, ToyExecutor, ToyTokenizer
 import edgellm
 from edgellm.channel import Done, Text
 from edgellm.errors import BackendError, BusyError, ContextError
-from edgellm.generation import generate
+from edgellm.generation import SingleSlot, generate
 from edgellm.sampling import Sampling
 from edgellm.scheduler import Answer, Scheduler
 from edgellm.service import Conversations, continued
@@ -62,7 +62,7 @@ async def collect(answer: Answer) -> tuple[str, Done]:
 def alone(prompt: str, max_tokens: int = 10) -> str:
     tokenizer = ToyTokenizer()
     tokens = tokenizer.encode(prompt, add_special=True, parse_special=True)
-    pieces = generate(ToyExecutor(context=256), tokenizer, tokens, GREEDY, max_tokens)
+    pieces = generate(SingleSlot(ToyExecutor(context=256)), tokenizer, tokens, GREEDY, max_tokens)
     return "".join(piece.text for piece in pieces)
 
 
@@ -231,11 +231,11 @@ def test_without_a_format_the_model_continues_the_text() -> None:
     async def test(service: Conversations) -> None:
         one, _ = await collect(service.ask("a", "Once <eos>"))
         tokens = [BOS, *b"Once <eos>"]
-        pieces = generate(ToyExecutor(context=256), ToyTokenizer(), tokens, GREEDY, 10)
+        pieces = generate(SingleSlot(ToyExecutor(context=256)), ToyTokenizer(), tokens, GREEDY, 10)
         assert one == "Once <eos>" + "".join(piece.text for piece in pieces)
         two, done = await collect(service.ask("a", "Then"))
         tokens = [BOS, *f"{one}\nThen".encode()]
-        pieces = generate(ToyExecutor(context=256), ToyTokenizer(), tokens, GREEDY, 10)
+        pieces = generate(SingleSlot(ToyExecutor(context=256)), ToyTokenizer(), tokens, GREEDY, 10)
         assert two == "Then" + "".join(piece.text for piece in pieces)
         assert done.cached_tokens == len(one)
 

@@ -206,3 +206,25 @@ def test_a_whole_vocabulary_loads_in_less_than_a_second(shared: Path) -> None:
     began = process_time()
     load_tokenizer(shared / "vocab" / "ggml-vocab-qwen2.gguf").encode("Hello world")
     assert process_time() - began < 1
+
+
+def test_a_plugin_may_bring_a_model_of_its_own() -> None:
+    from edgellm import hookimpl, plugins, tokenizer
+
+    class Mine:
+        @staticmethod
+        @hookimpl
+        def edgellm_tokenizer(data: TokenizerData) -> object:
+            return data.tokens if data.model == "mine" else None
+
+    metadata = {"tokenizer.ggml.model": "mine", "tokenizer.ggml.tokens": ["a", "b"]}
+    data = tokenizer.tokenizer_data_from_gguf(metadata, "m.gguf")
+    assert data is not None
+    with pytest.raises(UnsupportedError, match="mine"):
+        tokenizer.make(data)
+    manager = plugins.load("tokenizer")
+    manager.register(Mine, name="mine")
+    try:
+        assert tokenizer.make(data) == ["a", "b"]
+    finally:
+        manager.unregister(name="mine")
