@@ -68,37 +68,52 @@ def _trace(manager: pluggy.PluginManager) -> None:
     manager.add_hookcall_monitoring(before, after)
 
 
+def _left_out(plugin: str, why: str) -> None:
+    print(f"plugin {plugin} not loaded: {why}", file=sys.stderr)
+
+
 def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
+class Manager(pluggy.PluginManager):
+    """The plugins of one kind."""
+
+    def __init__(self) -> None:
+        super().__init__("edgellm")
+        self.versions: dict[str, str] = {}
+        """Of the distribution that brought a plugin, by the plugin's name."""
+        for hooks in KINDS.values():  # a module may have hooks of several kinds
+            self.add_hookspecs(hooks())
+
+
 @functools.cache
-def load(kind: str) -> pluggy.PluginManager:
+def load(kind: str) -> Manager:
     """Import and register every plugin of a kind ("backend", "tokenizer", "sampler", "channel").
 
-    A plugin that fails to import is named on standard error and left out. Raises PluginError for a
-    misspelled hook. EDGELLM_TRACE=1 prints every call of a hook.
+    A plugin that fails to import, or that has a name or a module that was there before, is named on
+    standard error and left out. Raises PluginError for a misspelled hook. EDGELLM_TRACE=1 prints
+    every call of a hook.
     """
-    manager = pluggy.PluginManager("edgellm")
-    manager.add_hookspecs(KINDS[kind]())
+    manager = Manager()
     for point in found(kind):
+        owner, version = (point.dist.name, point.dist.version) if point.dist else ("nobody", "")
         if manager.has_plugin(point.name):
-            owner = point.dist.name if point.dist else "nobody"
-            print(
-                f"plugin {point.name!r} of {owner} not loaded: the name is taken", file=sys.stderr
-            )
+            _left_out(f"{point.name!r} of {owner}", "the name is taken")
             continue
         try:
             module = point.load()
         except Exception as error:  # a broken plugin must not take the others with it
-            print(
-                f"plugin {point.name!r} not loaded: {type(error).__name__}: {error}",
-                file=sys.stderr,
-            )
+            _left_out(repr(point.name), f"{type(error).__name__}: {error}")
+            continue
+        if manager.is_registered(module):
+            other = manager.get_name(module)
+            _left_out(f"{point.name!r} of {owner}", f"{other!r} is the same module")
             continue
         try:
             manager.register(module, name=point.name)
+            manager.versions[point.name] = version
             manager.check_pending()
         except pluggy.PluginValidationError as error:
             raise PluginError(point.name, " ".join(str(error).split())) from error
@@ -110,14 +125,16 @@ def load(kind: str) -> pluggy.PluginManager:
 def describe(kind: str) -> list[About]:
     """What is loaded of a kind, by name. Raises PluginError as `load` does."""
     manager = load(kind)
-    versions = {point.name: point.dist.version for point in found(kind) if point.dist is not None}
-    return [
-        About(
-            name,
-            versions.get(name, ""),
-            kind,
-            tuple(sorted(caller.name for caller in manager.get_hookcallers(plugin) or ())),
-        )
-        for name, plugin in sorted(manager.list_name_plugin())
-        if plugin is not None
-    ]
+    about = []
+    for name, plugin in sorted(manager.list_name_plugin()):
+        callers = manager.get_hookcallers(plugin) or ()
+        hooks = sorted(caller.name for caller in callers if hasattr(KINDS[kind], caller.name))
+        about.append(About(name, manager.versions[name], kind, tuple(hooks)))
+    return about
+
+
+def offered(kind: str) -> str:
+    """The plugins of a kind by name, to be told where none of them serves; imports nothing."""
+    names = ", ".join(sorted(point.name for point in found(kind))) or "none"
+    allowed = os.environ.get("EDGELLM_PLUGINS")
+    return names if allowed is None else f"{names} (EDGELLM_PLUGINS={allowed} allows no others)"

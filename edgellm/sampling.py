@@ -146,7 +146,7 @@ class Sampler:
             except Exception as error:
                 raise PluginError(name, f"{type(error).__name__}: {error}") from error
             if made is None:
-                known = ", ".join(sorted(found.name for found in plugins.found("sampler")))
+                known = plugins.offered("sampler")
                 raise UsageError(f"samplers has {name!r}, which no plugin offers; known: {known}")
             self.filters.append((name, made))
 

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+import edgellm
 from edgellm import plugins
-from edgellm.errors import PluginError
+from edgellm.errors import PluginError, UsageError
 from edgellm.hookspecs import KINDS
+from edgellm.sampling import Sampler, Sampling
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = Path(__file__).parent / "example_plugin"
@@ -39,13 +41,16 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
     """Install a plugin as pip would: a module, and the metadata that names its entry point."""
     modules: list[str] = []
 
-    def put(module: str, code: str, kind: str = "channel", name: str | None = None) -> None:
+    def put(
+        module: str, code: str, kind: str = "channel", name: str | None = None, also: str = ""
+    ) -> None:
         (tmp_path / f"{module}.py").write_text(code)
         folder = tmp_path / f"{module}-2.5.dist-info"
         folder.mkdir()
         (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 2.5\n")
         (folder / "entry_points.txt").write_text(
             f"[edgellm.{kind}s]\n{name or module} = {module}\n"
+            + (f"{also} = {module}\n" if also else "")
         )
         modules.append(module)
 
@@ -108,6 +113,46 @@ def test_a_taken_name_is_told_and_left_out(
     install("mine", CHANNEL, name="console")
     assert plugins.load("channel").hook.edgellm_channel(url="telegraph:1") is None
     assert "plugin 'console' of mine not loaded: the name is taken" in capsys.readouterr().err
+
+
+def test_the_version_is_that_of_the_plugin_that_is_loaded(install: Install) -> None:
+    install("mine", CHANNEL, name="console")
+    (about,) = [about for about in plugins.describe("channel") if about.name == "console"]
+    assert about.version == edgellm.__version__
+
+
+def test_of_two_entry_points_to_one_module_the_second_is_told_and_left_out(
+    install: Install, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install("telegraph", CHANNEL, also="morse")
+    names = [about.name for about in plugins.describe("channel")]
+    assert ("morse" in names, "telegraph" in names) == (True, False)
+    assert plugins.load("channel").hook.edgellm_channel(url="telegraph:1") is not None
+    assert capsys.readouterr().err == (
+        "plugin 'telegraph' of telegraph not loaded: 'morse' is the same module\n"
+    )
+
+
+def test_a_module_may_have_hooks_of_several_kinds(install: Install) -> None:
+    hook = "\n@edgellm.hookimpl\ndef edgellm_sampler(name):\n    return None\n"
+    install("telegraph", CHANNEL + hook)
+    about = plugins.About("telegraph", "2.5", "channel", ("edgellm_channel",))
+    assert about in plugins.describe("channel")
+    assert "telegraph" not in [about.name for about in plugins.describe("sampler")]
+
+
+def test_what_is_offered_says_what_the_environment_leaves_out(
+    install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install("telegraph", CHANNEL)
+    monkeypatch.delenv("EDGELLM_PLUGINS", raising=False)
+    assert plugins.offered("channel") == "console, serial, socket, telegraph"
+    monkeypatch.setenv("EDGELLM_PLUGINS", "telegraph,cpu")
+    said = "telegraph (EDGELLM_PLUGINS=telegraph,cpu allows no others)"
+    assert plugins.offered("channel") == said
+    assert plugins.offered("sampler").startswith("none (EDGELLM_PLUGINS=")
+    with pytest.raises(UsageError, match="'top_k', which no plugin offers.*EDGELLM_PLUGINS"):
+        Sampler(Sampling(samplers=("top_k",)))
 
 
 @pytest.mark.parametrize(

@@ -54,8 +54,8 @@ def channel(url: str) -> Channel:
     """The channel that a URL names. Raises UsageError if no plugin knows its scheme."""
     found: Channel | None = plugins.load("channel").hook.edgellm_channel(url=url)
     if found is None:
-        names = ", ".join(point.name for point in plugins.found("channel")) or "none"
-        raise UsageError(f"{url}: no channel plugin serves that; installed are: {names}")
+        names = plugins.offered("channel")
+        raise UsageError(f"{url}: no channel plugin serves that; there are: {names}")
     return found
 
 
