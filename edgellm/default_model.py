@@ -33,12 +33,13 @@ STEPS, PEAK = 5400, 3e-3
 SHAPES = (*[(24, 96)] * 9, *[(8, 256)] * 2, (4, 512))
 """(rows, tokens a row) of the batches, in turn: mostly short, so that first turns count."""
 
-ABOUT = {
+ABOUT: dict[str, object] = {
     "name": "edgellm default",
-    "description": "Answers commands to household, garden and workshop devices",
+    "description": "Answers commands to household, garden and workshop devices; trained by "
+    "edgellm.default_model on dialogues that edgellm.dialogues makes up",
     "author": "the edgellm project",
     "license": "MIT",
-    "source.url": "trained by edgellm.default_model on dialogues made by edgellm.dialogues",
+    "sampling.temp": 0.0,  # a device's name and number have one right spelling
 }
 
 

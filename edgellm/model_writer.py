@@ -23,7 +23,7 @@ def write_llama(
     weights: Mapping[str, NDArray[np.float32]],
     tokenizer: TokenizerData,
     template: str,
-    about: Mapping[str, str],
+    about: Mapping[str, object],
     type_name: str = "Q8_0",
 ) -> None:
     """Write a Llama whose matrices are of `type_name`; `about` holds keys of "general.".
