@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 
@@ -83,4 +83,13 @@ class Config:
     """Divides the logits."""
     conv_taps: int = 0
     """Length of the short convolution of "conv" layers."""
-    extras: dict[str, object] = field(default_factory=dict, compare=False)
+
+
+def rows_shape(
+    config: Config, layer: Layer, positions: int, slots: int
+) -> tuple[int, int, int, int]:
+    """Of what one layer remembers of its past: (slots, 2K, positions, C), keys before values, or
+    (slots, 1, positions, D), the inputs of a convolution."""
+    if layer.kind == "conv":
+        return slots, 1, positions, config.dim
+    return slots, 2 * layer.kv_heads, positions, config.head_dim

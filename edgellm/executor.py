@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from edgellm.checkpoint import Checkpoint
     from edgellm.config import Config
 
+CHUNK = 32
+"""Tokens of a prompt that are computed at once where nothing else is asked for."""
+
 Progress = Callable[[str, int, int], None]
 """Called as `progress(what, done, total)` while loading or compiling."""
 
@@ -74,5 +77,6 @@ class Backend(Protocol):
     ) -> Executor:
         """Load the checkpoint's weights, compile its steps and return what runs them.
 
-        `exact` computes in float32 over exactly dequantised weights: the reference.
+        `exact` computes in float32 over exactly dequantised weights: the reference. Raises FitError
+        where they don't fit, before memory is taken for them.
         """

@@ -18,7 +18,7 @@ from tinygrad import Tensor, TinyJit, UOp
 from edgellm import layout
 from edgellm.checkpoint import Checkpoint, StoredTensor
 from edgellm.config import Layer
-from edgellm.executor import Progress
+from edgellm.executor import CHUNK, Progress
 from edgellm.model import Block, Transformer, empty_rows
 
 HALF_MAX = 65504.0
@@ -78,7 +78,7 @@ class JitExecutor:
         context: int,
         slots: int,
         exact: bool,
-        chunk: int = 32,
+        chunk: int = CHUNK,
         progress: Progress | None = None,
     ) -> None:
         self.config, self.context, self.slots = checkpoint.config, context, slots

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 
 from tinygrad import Tensor, UOp, dtypes
 
-from edgellm.config import Config, Layer
+from edgellm.config import Config, Layer, rows_shape
 from edgellm.rope import alibi_slopes, rope_table
 
 Position = int | UOp
@@ -34,16 +34,12 @@ Block = Mapping[str, Tensor]
 def empty_rows(
     config: Config, layer: Layer, positions: int, slots: int, dtype: str = "float32"
 ) -> Tensor:
-    """What one layer remembers of its past: (slots, 2K, positions, C), keys before values, or
-    (slots, 1, positions, D), the inputs of a convolution.
+    """What one layer remembers of its past, of `config.rows_shape`.
 
     One row a position, so that a sequence can be cut back to any length.
     """
-    heads, width = 2 * layer.kv_heads, config.head_dim
-    if layer.kind == "conv":
-        heads, width = 1, config.dim
-    kind = getattr(dtypes, dtype)
-    return Tensor.zeros(slots, heads, positions, width, dtype=kind).contiguous().realize()
+    shape = rows_shape(config, layer, positions, slots)
+    return Tensor.zeros(*shape, dtype=getattr(dtypes, dtype)).contiguous().realize()
 
 
 def extend(rows: Tensor, new: Tensor, slot: Position, start: Position) -> Tensor:

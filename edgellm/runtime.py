@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgellm import checkpoint as checkpoints
-from edgellm import generation, plugins, tokenizer
+from edgellm import generation, memory, plugins, tokenizer
 from edgellm.errors import BackendError, FormatError, UsageError
+from edgellm.keys import MAX_CONTEXT
 from edgellm.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -106,13 +107,30 @@ def load(
     model was trained for, within 512 and 4096.
 
     Raises FormatError or UnsupportedError for a file that can't be run, UsageError for a bad
-    argument, BackendError if there is no such device or no compiler.
+    argument, BackendError if there is no such device or no compiler, FitError if there isn't memory
+    enough.
     """
-    checkpoint = checkpoints.open(default_model() if path is None else Path(path))
-    data = checkpoint.tokenizer
-    if data is None:
-        raise FormatError(checkpoint.path, "tokenizer", None, "the model needs its vocabulary")
-    vocabulary = tokenizer.make(data)
+    checkpoint, vocabulary = read(path)
+    return start(
+        checkpoint,
+        vocabulary,
+        exact=exact,
+        context=context,
+        slots=slots,
+        device=device,
+        progress=progress,
+    )
+
+
+def read(path: str | os.PathLike[str] | None = None) -> tuple[Checkpoint, Tokenizer]:
+    """What `load` reads before the weights: little work, after which options can be checked."""
+    path = default_model() if path is None else Path(path)
+    with memory.fitting(path):
+        checkpoint = checkpoints.open(path)
+        data = checkpoint.tokenizer
+        if data is None:
+            raise FormatError(checkpoint.path, "tokenizer", None, "the model needs its vocabulary")
+        vocabulary = tokenizer.make(data)
     if vocabulary.size > checkpoint.config.vocab:
         raise FormatError(
             checkpoint.path,
@@ -120,14 +138,26 @@ def load(
             vocabulary.size,
             f"the embedding has only {checkpoint.config.vocab} rows",
         )
-    executor = backend(device).open(
-        checkpoint,
-        context=context_for(checkpoint, context),
-        slots=slots,
-        exact=exact,
-        progress=progress,
-    )
-    return Model(checkpoint, vocabulary, executor)
+    return checkpoint, vocabulary
+
+
+def start(
+    checkpoint: Checkpoint,
+    tokenizer: Tokenizer,
+    *,
+    exact: bool = False,
+    context: int | None = None,
+    slots: int = 1,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> Model:
+    """Load the weights of what `read` has opened; arguments and errors are those of `load`."""
+    chosen, context = backend(device), context_for(checkpoint, context)
+    with memory.fitting(checkpoint.path):
+        executor = chosen.open(
+            checkpoint, context=context, slots=slots, exact=exact, progress=progress
+        )
+    return Model(checkpoint, tokenizer, executor)
 
 
 def default_model() -> Path:
@@ -138,21 +168,22 @@ def default_model() -> Path:
 def context_for(checkpoint: Checkpoint, asked: int | None = None) -> int:
     """How many positions a slot is to hold. Raises UsageError if the model can't have so many."""
     config = checkpoint.config
-    most = None
+    most = MAX_CONTEXT
     if config.position == "learned":
         most = checkpoint.tensors["position_embd.weight"].shape[0]
     if asked is None:
-        wished = max(min(config.context, LARGEST_DEFAULT), SMALLEST_DEFAULT)
-        return min(wished, most or wished)
-    if asked < 1 or (most is not None and asked > most):
-        raise UsageError(f"a context of {asked} tokens; give 1 to {most or config.context}")
+        return min(max(min(config.context, LARGEST_DEFAULT), SMALLEST_DEFAULT), most)
+    if not 1 <= asked <= most:
+        raise UsageError(f"a context of {asked} tokens; give 1 to {most}")
     return asked
 
 
 def backend(device: str) -> Backend:
-    """The backend for a device. Raises BackendError if no plugin has it."""
+    """The backend for a device. Raises BackendError if no plugin has it, or it can't run here."""
     found: Backend | None = plugins.load("backend").hook.edgellm_backend(device=device)
     if found is None:
-        names = ", ".join(point.name for point in plugins.found("backend")) or "none"
+        names = plugins.offered("backend")
         raise BackendError(f"no backend runs on {device!r}; there are: {names}")
+    if found.probe() is None:
+        raise BackendError(f"the backend {found.name!r} finds no {device!r} here to run on")
     return found

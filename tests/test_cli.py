@@ -112,6 +112,10 @@ def test_wrong_usage_is_2(arguments: list[str], capsys: pytest.CaptureFixture[st
         (["run", "-p", "x", "-f", __file__], 2, "--prompt and --file exclude each other"),
         (["run", "-f", "/nowhere"], 2, "/nowhere: No such file or directory"),
         (["serve", "--channel", "pigeon://loft"], 2, "no channel plugin serves that"),
+        (["run", "-p", "x", "--device", "abacus"], 1, "'abacus'; there are: cpu"),
+        (["bench", "--device", "abacus"], 1, "no backend runs on 'abacus'"),
+        (["run", "-p", "x", "-c", "100000000"], 3, "GiB with a context of 100000000 tokens"),
+        (["run", "-p", "x", "-c", "1000000000"], 2, "give 1 to 134217728"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -263,12 +267,27 @@ def test_run_without_the_prompt_and_with_the_speed(model: Path, expected: str) -
     assert re.search(r"first token after .* s, 8 tokens, .* tokens/s \(length\)", done.stderr)
 
 
+@pytest.mark.parametrize(
+    ("given", "status", "said"),
+    [
+        (["--top-p", "2"], 2, "top_p is 2.0"),
+        (["--samplers", "top_k;foo"], 2, "'foo', which no plugin offers; known: dry"),
+        (["--chat-template", "nosuch"], 2, "there is no chat format 'nosuch'; known: alpaca"),
+        (["--chat-template", "{% if %}"], 1, "chat template, line 1"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else None,
+)
 def test_options_are_checked_before_the_model_is_loaded(
-    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    given: list[str],
+    status: int,
+    said: str,
 ) -> None:
-    monkeypatch.setattr("edgellm.runtime.load", lambda *_, **__: pytest.fail("loaded"))
-    assert cli.main(["run", str(model), "--top-p", "2", "-p", "x"]) == 2
-    assert "top_p is 2.0" in capsys.readouterr().err
+    monkeypatch.setattr("edgellm.runtime.start", lambda *_, **__: pytest.fail("loaded"))
+    assert cli.main(["run", str(model), "-p", "x", *given]) == status
+    assert said in capsys.readouterr().err
 
 
 def test_chat_answers_line_by_line_without_a_terminal(model: Path, expected: str) -> None:

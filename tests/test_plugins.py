@@ -151,7 +151,7 @@ def test_what_is_offered_says_what_the_environment_leaves_out(
     said = "telegraph (EDGELLM_PLUGINS=telegraph,cpu allows no others)"
     assert plugins.offered("channel") == said
     assert plugins.offered("sampler").startswith("none (EDGELLM_PLUGINS=")
-    with pytest.raises(UsageError, match="'top_k', which no plugin offers.*EDGELLM_PLUGINS"):
+    with pytest.raises(UsageError, match=r"'top_k', which no plugin offers.*EDGELLM_PLUGINS"):
         Sampler(Sampling(samplers=("top_k",)))
 
 

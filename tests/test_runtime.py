@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import itertools
+import mmap
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import edgellm
-from edgellm import checkpoint, runtime
-from edgellm.errors import BackendError, ContextError, UsageError
+from edgellm import checkpoint, cli, plugins, runtime
+from edgellm.checkpoint import Checkpoint
+from edgellm.commands import host
+from edgellm.errors import BackendError, ContextError, FitError, UsageError
+from edgellm.executor import Executor
+from edgellm.hookspecs import hookimpl
+from edgellm.keys import MAX_CONTEXT
 
 MODELS = Path(__file__).parent / "data" / "models"
 
@@ -61,6 +68,52 @@ def test_bad_arguments_are_named(model: edgellm.Model) -> None:
         edgellm.load(MODELS / "llama", device="abacus")
 
 
+class Abacus:
+    """A backend plugin, as far as it needs to go."""
+
+    name = "abacus"
+
+    def __init__(self, found: str | None, work: Callable[[], object]) -> None:
+        self.found, self.work = found, work
+
+    @hookimpl
+    def edgellm_backend(self, device: str) -> Abacus | None:
+        return self if device == "abacus" else None
+
+    def probe(self) -> str | None:
+        return self.found
+
+    def open(self, checkpoint: Checkpoint, **_: object) -> Executor:
+        self.work()
+        raise BackendError("the beads are stuck")
+
+
+@pytest.mark.parametrize(
+    ("found", "work", "error", "said"),
+    [
+        ("10 rods", lambda: None, BackendError, "the beads are stuck"),
+        (None, lambda: pytest.fail("opened"), BackendError, "'abacus' finds no 'abacus' here"),
+        ("10 rods", lambda: bytearray(1 << 60), FitError, "no memory left.*-c"),
+        ("10 rods", lambda: mmap.mmap(-1, 1 << 60), FitError, "no memory left.*-c"),
+        ("10 rods", lambda: Path("/nowhere").read_bytes(), FileNotFoundError, "nowhere"),
+    ],
+    ids=["stuck", "not found", "no memory", "no pages", "another error"],
+)
+def test_a_third_partys_backend_is_chosen_and_asked_whether_it_can_run(
+    found: str | None, work: Callable[[], object], error: type[Exception], said: str
+) -> None:
+    manager = plugins.load("backend")
+    manager.register(plugin := Abacus(found, work))
+    try:
+        with pytest.raises(error, match=said):
+            edgellm.load(device="abacus")
+        options = cli.parser("run").parse_args(["run", "--device", "abacus"])
+        with pytest.raises(error, match=said):
+            host.load(options)
+    finally:
+        manager.unregister(plugin)
+
+
 @pytest.mark.parametrize(
     ("family", "asked", "found"), [("llama", None, 512), ("llama", 7, 7), ("gpt2", None, 64)]
 )
@@ -68,7 +121,9 @@ def test_the_default_context(family: str, asked: int | None, found: int) -> None
     assert runtime.context_for(checkpoint.open(MODELS / family), asked) == found
 
 
-@pytest.mark.parametrize(("family", "asked"), [("gpt2", 65), ("llama", 0)])
+@pytest.mark.parametrize(
+    ("family", "asked"), [("gpt2", 65), ("llama", 0), ("llama", MAX_CONTEXT + 1)]
+)
 def test_an_impossible_context_is_refused(family: str, asked: int) -> None:
     with pytest.raises(UsageError, match=f"a context of {asked} tokens"):
         runtime.context_for(checkpoint.open(MODELS / family), asked)

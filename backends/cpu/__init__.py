@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 
+from edgellm import memory
 from edgellm.checkpoint import Checkpoint
 from edgellm.executor import Executor, Progress
 from edgellm.hookspecs import hookimpl
@@ -29,6 +30,7 @@ class CPUBackend:
     ) -> Executor:
         from .compiler import prepare
 
+        memory.check(checkpoint, context, slots, exact)
         prepare()
         from edgellm.jit_executor import JitExecutor
 

@@ -6,7 +6,7 @@ import argparse
 
 from edgellm import bench, progress
 from edgellm.commands import options as shared
-from edgellm.commands.info import size
+from edgellm.memory import size
 
 EPILOG = """\
 examples:
@@ -51,6 +51,7 @@ def main(options: argparse.Namespace) -> int:
             repetitions=options.repetitions,
             context=options.ctx_size,
             exact=options.exact,
+            device=options.device,
             progress=shown,
         )
     if options.json:

@@ -12,6 +12,7 @@ from edgellm import progress, runtime
 from edgellm.chat import for_model
 from edgellm.commands import options as shared
 from edgellm.runtime import Model
+from edgellm.sampling import Sampler
 from edgellm.scheduler import Scheduler
 from edgellm.service import Conversations
 
@@ -22,17 +23,26 @@ CONTROL = 3
 def load(options: argparse.Namespace, slots: int = 1) -> Model:
     """The model that the options name, with a progress bar.
 
-    To be called before an event loop runs, so that Ctrl-C can end it at once. Raises UsageError for
-    the other options too, before the long work.
+    To be called before an event loop runs, so that Ctrl-C can end it at once. Raises UsageError,
+    or TemplateError, for the other options too, before the long work.
     """
     shared.sampling(options)
     shared.chat_template(options)
+    checkpoint, tokenizer = runtime.read(shared.model_path(options))
+    Sampler(shared.sampling(options, checkpoint.sampling), tokenizer)
+    chat = for_model(checkpoint, **shared.chat_template(options))
+    if chat.template is not None and not options.no_conversation:
+        from edgellm import sandbox  # Jinja takes time to import
+
+        sandbox.compile(chat.template)
     with progress.bar() as shown:
-        model = runtime.load(
-            shared.model_path(options),
+        model = runtime.start(
+            checkpoint,
+            tokenizer,
             exact=options.exact,
             context=options.ctx_size,
             slots=slots,
+            device=options.device,
             progress=shown,
         )
     # What loading made lives to the end: the garbage collector need not look through a million

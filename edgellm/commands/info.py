@@ -7,22 +7,19 @@ import math
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from edgellm import checkpoint, runtime
+from edgellm import checkpoint, memory, runtime
 from edgellm.chat import for_model
 from edgellm.commands import options as shared
+from edgellm.memory import size
 
 if TYPE_CHECKING:
     from edgellm.checkpoint import Checkpoint
-    from edgellm.config import Config
 
 EPILOG = """\
 examples:
   edgellm info model.gguf
   edgellm info model.gguf --ctx-size 2048 --json
 """
-
-RUNTIME_BYTES = 80 << 20
-"""What Python, NumPy and tinygrad take before the first weight is loaded, measured on x86-64."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,25 +74,10 @@ def describe(opened: Checkpoint, context: int | None = None) -> dict[str, object
         "template": opened.template,
         "memory": {
             "context": context,
-            "bytes": memory(opened, context, exact=False),
-            "bytes_exact": memory(opened, context, exact=True),
+            "bytes": memory.needed(opened, context),
+            "bytes_exact": memory.needed(opened, context, exact=True),
         },
     }
-
-
-def memory(opened: Checkpoint, context: int, exact: bool) -> int:
-    """Bytes that the model needs while it runs one conversation of `context` tokens."""
-    width = 4 if exact else 2
-    weights = sum(
-        math.prod(tensor.shape) * (width if len(tensor.shape) > 1 else 4)
-        for tensor in opened.tensors.values()
-    )
-    return RUNTIME_BYTES + weights + cache_values(opened.config, context) * width
-
-
-def cache_values(config: Config, context: int) -> int:
-    """Numbers in the key-value memory of one conversation."""
-    return sum(2 * layer.kv_heads * config.head_dim * context for layer in config.layers)
 
 
 def table(about: dict[str, object]) -> str:
@@ -142,13 +124,3 @@ def _shown(name: str, value: object) -> str:
         case _, list():
             return ", ".join(map(str, value))
     return str(value)
-
-
-def size(count: int) -> str:
-    """A number of bytes for people, in binary units."""
-    amount = float(count)
-    for unit in ("bytes", "KiB", "MiB"):
-        if amount < 1024:
-            return f"{amount:.0f} {unit}" if unit == "bytes" else f"{amount:.1f} {unit}"
-        amount /= 1024
-    return f"{amount:.1f} GiB"

@@ -27,6 +27,9 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--exact", action="store_true", help="float32 and exact dequantisation: the slow reference"
     )
+    parser.add_argument(
+        "--device", default="cpu", metavar="NAME", help="where the model runs (default: cpu)"
+    )
 
 
 def model_path(options: argparse.Namespace) -> str | None:
