@@ -61,8 +61,6 @@ class Checkpoint:
     template: str | None
     """Jinja source of the chat template."""
     provenance: Provenance
-    metadata: Mapping[str, object]
-    """The file's own keys, for `edgellm info`."""
     sampling: Mapping[str, float] = field(default_factory=dict)
     """Fields of `edgellm.sampling.Sampling` that the file advises."""
 
@@ -108,7 +106,6 @@ def _read_gguf(path: Path) -> Checkpoint:
             source=_text(file.metadata, *_SOURCES),
             author=_text(file.metadata, "general.author", "general.organization"),
         ),
-        metadata=file.metadata,
         sampling=advice.from_gguf(file.path, file.metadata),
     )
 

@@ -11,8 +11,6 @@ EdgeError
   ContextError          a prompt is longer than the context
   BusyError             the queue is full
   LinkError             the line to a device
-    LocalProtocolError  we broke the link's rules: a bug here
-    RemoteProtocolError the peer broke them
 """
 
 from __future__ import annotations
@@ -96,11 +94,3 @@ class LinkError(EdgeError):
     """The line to a device failed."""
 
     exit_status = 6
-
-
-class LocalProtocolError(LinkError):
-    """We broke the rules of the link: a bug here, never the peer's fault."""
-
-
-class RemoteProtocolError(LinkError):
-    """The peer broke the rules of the link."""

@@ -1,7 +1,7 @@
 """Make tests/data/models: a tiny model of every family, as a folder and as GGUF, with its logits.
 
-The logits are transformers' own, in float32. Run it where edgellm and the extra "references"
-(torch and transformers) are installed:
+The logits are transformers' own, in float32. Run it where edgellm and the dependency
+group "references" (torch and transformers) are installed:
 
     python tests/make_references.py [FAMILY …]
 

@@ -90,6 +90,23 @@ def test_cc_that_is_no_clang_is_passed_over(refused: str, monkeypatch: pytest.Mo
     assert compiler.find_compiler() == expected
 
 
+def test_cc_that_no_shell_would_take_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", "'")
+    with pytest.raises(BackendError, match=r"CC is \"'\": No closing quotation"):
+        compiler.find_compiler()
+
+
+def test_without_a_home_another_folder_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    with pytest.raises(BackendError, match=r"no home folder.*XDG_CACHE_HOME"):
+        compiler.find_compiler()
+
+
 def test_our_own_wrapper_in_cc_is_not_wrapped_again(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = any_compiler()
     monkeypatch.setenv("CC", str(expected))

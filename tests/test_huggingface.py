@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from edgellm import checkpoint
 from edgellm.config import Config, Layer, Rope
-from edgellm.errors import FormatError, UnsupportedError
+from edgellm.errors import FormatError, UnsupportedError, UsageError
 from edgellm.huggingface import config as configurations
 from edgellm.huggingface import read
 from edgellm.huggingface.folder import template
@@ -27,6 +27,8 @@ from edgellm.huggingface.folder import template
 MODELS = Path(__file__).parent / "data" / "models"
 FAMILIES = sorted(path.name for path in MODELS.iterdir())
 WITH_GGUF = sorted(path.parent.name for path in MODELS.glob("*/model.gguf"))
+UNREADABLE = Path("/proc/self/mem")
+"""Not even for root, as far as it begins."""
 
 Values = dict[str, Any]
 
@@ -675,3 +677,13 @@ def test_origin_comes_from_the_card_and_the_config(edited: Callable[..., Path]) 
     assert (found.licence, found.source) == ("apache-2.0", "maker/base")
     (folder / "README.md").write_text("license: mit\n")
     assert read(folder).provenance.licence == ""
+
+
+@pytest.mark.skipif(not UNREADABLE.exists(), reason="no file here that nobody can read")
+def test_files_that_cannot_be_read(edited: Callable[..., Path]) -> None:
+    folder = edited("llama", lambda w: None)
+    (folder / "README.md").symlink_to(UNREADABLE)
+    assert read(folder).provenance.licence == ""
+    (folder / "chat_template.jinja").symlink_to(UNREADABLE)
+    with pytest.raises(UsageError, match=r"chat_template.jinja: Input/output error"):
+        read(folder)

@@ -112,9 +112,10 @@ def test_plugins_imports_neither_tinygrad_nor_serial() -> None:
     assert not loaded_by("plugins") & {"tinygrad", "serial"}
 
 
-def test_info_reads_the_header_without_tinygrad(shared: Path) -> None:
-    file = shared / "stories260k" / "stories260K.gguf"
-    assert not loaded_by("info", str(file)) & {"tinygrad", "serial", "jinja2", "asyncio"}
+def test_info_reads_the_header_without_tinygrad() -> None:
+    loaded = loaded_by("info")
+    assert "numpy" in loaded  # so a model was opened
+    assert not loaded & {"tinygrad", "serial", "jinja2", "asyncio"}
 
 
 def test_help_is_fast() -> None:

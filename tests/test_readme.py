@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from edgellm import cli
+from edgellm.commands.plugins import EPILOG
 from edgellm.hookspecs import KINDS
 from edgellm.link.lines import COMMANDS
+from edgellm.runtime import default_model
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -51,7 +58,7 @@ def test_every_target_of_make() -> None:
     assert targets == set(re.findall(r"^make ([a-z]+)", README, re.MULTILINE))
 
 
-def test_every_flag_is_known_to_the_command_line() -> None:
+def test_every_flag_is_known_to_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     text = "\n".join(blocks("sh"))
     table = README[README.index("| flag |") : README.index("### Models")]
     flags = set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", table))
@@ -61,19 +68,14 @@ def test_every_flag_is_known_to_the_command_line() -> None:
         if line.startswith("edgellm ")
         for flag in re.findall(r"(?<= )--?[a-z][a-z-]*", line.partition("#")[0])
     }
-    known = {
-        flag
-        for verb in cli.VERBS
-        for action in verb_actions(verb)
-        for flag in action.option_strings
-    }
+    known: set[str] = set()
+    for verb in cli.VERBS:
+        with pytest.raises(SystemExit):
+            cli.main([verb, "--help"])
+        described = re.findall(r"^  (-.*?)(?:   |$)", capsys.readouterr().out, re.MULTILINE)
+        known |= set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", " ".join(described)))
     assert len(flags) > 20
     assert flags <= known
-
-
-def verb_actions(verb: str) -> list[object]:
-    (verbs,) = [a for a in cli.parser(verb)._actions if a.dest == "verb"]
-    return verbs.choices[verb]._actions
 
 
 def test_the_example_plugin_is_the_one_that_is_tested() -> None:
@@ -82,9 +84,19 @@ def test_the_example_plugin_is_the_one_that_is_tested() -> None:
     assert (folder / "pyproject.toml").read_text() in blocks("toml")
 
 
-def test_the_python_examples_compile() -> None:
-    for code in blocks("python"):
-        compile(code, "README.md", "exec")
+@pytest.mark.usefixtures("cpu")
+def test_the_python_interface_does_what_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    """The example, with the built-in model in place of the reader's."""
+    (code,) = [code for code in blocks("python") if "edgellm.load(" in code]
+    assert '"model.gguf"' in code
+    given: dict[str, Any] = {}
+    exec(code.replace('"model.gguf"', repr(str(default_model()))), given)
+    assert capsys.readouterr().out
+    assert given["tokenizer"].decode(given["tokenizer"].encode("Hello")) == "Hello"
+    count = len(given["tokenizer"].encode("Hello", add_special=True))
+    assert given["logits"].shape == (count, given["model"].config.vocab)
+    assert given["logits"].dtype == np.float32
+    given["model"].close()
 
 
 def test_every_file_and_folder_that_is_named_is_there() -> None:
@@ -96,5 +108,27 @@ def test_every_file_and_folder_that_is_named_is_there() -> None:
 def test_every_plugin_named_in_the_environment_exists() -> None:
     groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]
     names = {name for group in groups.values() for name in group}
-    for listed in re.findall(r"EDGELLM_PLUGINS=([\w,]+)", README + cli.EPILOG):
+    for listed in re.findall(r"EDGELLM_PLUGINS=([\w,]+)", README + cli.EPILOG + EPILOG):
         assert listed == "a,b" or set(listed.split(",")) <= names
+
+
+def test_a_chat_works_with_the_plugins_that_are_named(tmp_path: Path) -> None:
+    """The command as it stands, in a shell that finds this edgellm."""
+    (command,) = [
+        line
+        for block in blocks("sh")
+        for line in block.splitlines()
+        if line.startswith("EDGELLM_PLUGINS=")
+    ]
+    program = tmp_path / "edgellm"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m edgellm "$@"\n')
+    program.chmod(0o755)
+    done = subprocess.run(
+        ["sh", "-c", command],
+        input="turn on the lamp\n",
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "lamp" in done.stdout

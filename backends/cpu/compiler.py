@@ -35,9 +35,16 @@ void probe(float4* restrict out, float4* restrict in) { *out = *in + *in; }
 
 
 def candidates() -> list[tuple[str, ...]]:
-    """Commands that may be a clang, best first: CC, clang on the PATH, the ziglang wheel's."""
+    """Commands that may be a clang, best first: CC, clang on the PATH, the ziglang wheel's.
+
+    Raises BackendError if CC isn't quoted as a shell has it, or as `cache_folder`.
+    """
     found: list[tuple[str, ...]] = []
-    words = shlex.split(os.environ.get("CC", ""))
+    named = os.environ.get("CC", "")
+    try:
+        words = shlex.split(named)
+    except ValueError as error:
+        raise BackendError(f"CC is {named!r}: {error}; name a compiler, or unset it") from error
     if words and not Path(words[0]).is_relative_to(cache_folder()):  # not a wrapper of ours
         found.append(tuple(words))
     found.append(("clang",))
@@ -84,10 +91,16 @@ def machine_key(command: tuple[str, ...]) -> str:
 
 
 def cache_folder() -> Path:
-    """Where compiled kernels are kept: CACHE_DIRECTORY (systemd), XDG_CACHE_HOME or ~/.cache."""
+    """Where compiled kernels are kept: CACHE_DIRECTORY (systemd), XDG_CACHE_HOME or ~/.cache.
+
+    Raises BackendError where there is none of them.
+    """
     if service := os.environ.get("CACHE_DIRECTORY"):
         return Path(service.split(":")[0])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgellm"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgellm"
+    except RuntimeError as error:
+        raise BackendError(f"no home folder to keep kernels in; {ELSEWHERE}") from error
 
 
 def find_compiler() -> Path:
@@ -130,9 +143,8 @@ def prepare() -> None:
     """
     compiler = find_compiler()
     os.environ["CC"] = str(compiler)
-    os.environ["PARALLEL"] = (
-        "0"  # no pool of compiling processes: each costs a board 40 MB and more
-    )
+    # No pool of compiling processes: each costs a board 40 MB and more.
+    os.environ["PARALLEL"] = "0"
     if os.environ.get("DEV", "").partition(":")[0] != "CPU":
         os.environ["DEV"] = "CPU"
     if "tinygrad" not in sys.modules:

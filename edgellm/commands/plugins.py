@@ -11,7 +11,7 @@ EPILOG = """\
 examples:
   edgellm plugins
   edgellm plugins --kind channel --json
-  EDGELLM_PLUGINS=cpu,bpe,console edgellm plugins
+  EDGELLM_PLUGINS=console,socket edgellm plugins --kind channel
 """
 
 

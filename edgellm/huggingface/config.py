@@ -165,8 +165,8 @@ def _hidden(keys: Keys, name: str, family: Family, dim: int) -> int:
             value = keys.get("num_local_experts")
             raise keys.unsupported("num_local_experts", value, "only dense models are supported")
         # The other width and number would be the experts'.
-        for name in ("intermediate_size", "num_experts_per_tok"):
-            keys.get(name)
+        for experts in ("intermediate_size", "num_experts_per_tok"):
+            keys.get(experts)
         return keys.integer("shared_intermediate_size", 1024, 1, MAX_WIDTH)
     if name != "lfm2":
         plain = family.expansion * dim if family.expansion else None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edgellm import advice, json_file, safetensors, tokenizer
 from edgellm.checkpoint import Checkpoint, Provenance
-from edgellm.errors import FormatError
+from edgellm.errors import FormatError, UsageError
 from edgellm.huggingface import config as configurations
 from edgellm.huggingface.tensors import canonical
 
@@ -23,7 +23,7 @@ def read(folder: str | Path) -> Checkpoint:
     """The model in a folder as `save_pretrained` leaves it.
 
     Raises FormatError for broken or missing files, UnsupportedError for what edgellm doesn't run,
-    OSError.
+    UsageError for files that can't be read.
     """
     folder = Path(folder)
     path = folder / "config.json"
@@ -38,7 +38,6 @@ def read(folder: str | Path) -> Checkpoint:
         tokenizer=tokenizer.tokenizer_data_from_folder(folder),
         template=template(folder),
         provenance=_provenance(folder, values),
-        metadata=values,
         sampling=_sampling(folder / "generation_config.json"),
     )
 
@@ -50,12 +49,15 @@ def _sampling(path: Path) -> advice.Advice:
 def template(folder: Path) -> str | None:
     """The chat template: chat_template.jinja, chat_template.json or in tokenizer_config.json.
 
-    Of several named ones it is "default", else the first. Raises FormatError.
+    Of several named ones it is "default", else the first. Raises FormatError, UsageError.
     """
     path = folder / "chat_template.jinja"
     if path.is_file():
-        with path.open("rb") as file:
-            raw = file.read(MAX_TEMPLATE + 1)
+        try:
+            with path.open("rb") as file:
+                raw = file.read(MAX_TEMPLATE + 1)
+        except OSError as error:
+            raise UsageError(f"{path}: {error.strerror}") from error
         if len(raw) > MAX_TEMPLATE:
             allowed = f"up to {MAX_TEMPLATE} bytes are allowed"
             raise FormatError(path, "size", path.stat().st_size, allowed)
@@ -110,11 +112,15 @@ _FIELD = re.compile(r"(license|license_name|model_name|base_model): *(\S[^\n]{0,
 
 
 def _card(path: Path) -> dict[str, str]:
-    """The plain fields of a model card's front matter, between its two lines of dashes."""
-    if not path.is_file():
+    """The plain fields of a model card's front matter, between its two lines of dashes; none where
+    it can't be read, since nothing but `edgellm info` asks for them."""
+    try:
+        if not path.is_file():
+            return {}
+        with path.open("rb") as file:
+            text = file.read(MAX_CARD).decode("utf-8", "replace").replace("\r\n", "\n")
+    except OSError:
         return {}
-    with path.open("rb") as file:
-        text = file.read(MAX_CARD).decode("utf-8", "replace").replace("\r\n", "\n")
     if not text.startswith("---\n"):
         return {}
     head, _, _ = text[4:].partition("\n---")
