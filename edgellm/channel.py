@@ -39,7 +39,10 @@ class Answer(Protocol):
         """Yields Text pieces, then one Done. Raises an EdgeError if the answer fails."""
 
     def stop(self) -> None:
-        """End the answer within one token; Done("cancel") follows."""
+        """End the answer within one token and drop its pieces that nobody has taken yet.
+
+        Done("cancel") follows, unless the end has been taken or the answer has failed.
+        """
 
 
 class Service(Protocol):
@@ -48,7 +51,8 @@ class Service(Protocol):
     def ask(self, session: str, text: str) -> Answer:
         """Put a user's turn to the conversation named `session`.
 
-        Raises BusyError if the queue is full or the session is still answering.
+        Raises BusyError if the queue is full or the session is still answering, ContextError or
+        TemplateError for a turn that can't become a prompt, BackendError during the shutdown.
         """
 
     def forget(self, session: str) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from edgellm.chat_format import ALIASES, FORMATS, guess
+from edgellm.chat_format import ALIASES, FORMATS, ROLES, guess
 from edgellm.errors import UsageError
 
 if TYPE_CHECKING:
@@ -43,6 +43,17 @@ class Chat:
         if self.template is not None:
             return ()
         return FORMATS[self.format].stops(self.tokens.get("eos_token", ""))
+
+    def marks(self, text: str) -> bool:
+        """Whether `text` may be what a turn is marked by.
+
+        It may if it stands in the format, or in the template: as it is or, because templates put it
+        together, cut at the name of a role.
+        """
+        if self.template is None:
+            return text in FORMATS[self.format].wording
+        ways = ([text], *(text.split(role) for role in ROLES if role in text))
+        return any(all(part in self.template for part in parts) for parts in ways)
 
     def render(
         self,

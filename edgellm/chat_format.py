@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from edgellm.errors import TemplateError
 
+ROLES = ("system", "user", "assistant", "tool")
 Affixes = tuple[str, str]
 """What stands before and after a message; {bos} and {eos} are the vocabulary's own tokens."""
 
@@ -76,6 +77,12 @@ class Format:
         text = "".join(parts)
         return text.removeprefix(bos) if self.roles["user"][0].startswith("{bos}") else text
 
+    @property
+    def wording(self) -> str:
+        """All that it writes around messages."""
+        affixes = [affix for both in self.roles.values() for affix in both]
+        return "".join([*affixes, self.prompt, self.preamble])
+
     def stops(self, eos_token: str = "") -> tuple[str, ...]:
         """The texts that end an answer."""
         return tuple(_filled(text, "", eos_token or self.eos) for text in self.stop)
@@ -87,8 +94,7 @@ def _filled(affix: str, bos: str, eos: str) -> str:
 
 def _turns(before: str, after: str) -> dict[str, Affixes]:
     """Affixes that are the same for each role but for its name."""
-    roles = ("system", "user", "assistant", "tool")
-    return {role: (before.replace("{role}", role), after) for role in roles}
+    return {role: (before.replace("{role}", role), after) for role in ROLES}
 
 
 _TASK = "Below is an instruction that describes a task"

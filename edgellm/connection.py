@@ -46,8 +46,11 @@ class Connection:
         self._idle = idle
         self._lines = Lines()
         self._rate = 0
+        self._deadline = 0.0
+        self._tasks = asyncio.TaskGroup()
         self._answer: Answer | None = None
         self._delivery: asyncio.Task[None] | None = None
+        self._stopped = False  # the answer, by this peer
 
     async def run(self) -> None:
         """Serve until the peer ends its side (its answer is still delivered) or goes idle.
@@ -56,7 +59,7 @@ class Connection:
         """
         lost: LinkError | None = None
         try:
-            async with asyncio.TaskGroup() as self._tasks:
+            async with self._tasks:
                 await self._listen()
         except* LinkError as errors:
             lost = LinkError(str(errors.exceptions[0]))
@@ -108,6 +111,7 @@ class Connection:
                 if self._answer is not None:
                     raise BusyError(1, RETRY_MS)
                 self._answer = self._service.ask(self._session, text)
+                self._stopped = False
                 lines.begin()
                 self._delivery = self._tasks.create_task(self._deliver(self._answer))
                 return b""
@@ -115,14 +119,14 @@ class Connection:
                 return lines.error(reason)
             case Command("new"):
                 if self._answer is not None and self._delivery is not None:
-                    self._answer.stop()
+                    self._stop(self._answer)
                     await asyncio.wait([self._delivery])
                 self._service.forget(self._session)
                 return lines.status("new conversation")
             case Command("stop"):
                 if self._answer is None:
                     return lines.status("nothing to stop")
-                self._answer.stop()  # the end of its delivery says so
+                self._stop(self._answer)  # the end of its delivery says so
                 return b""
             case Command("status"):
                 items = self._service.status().items()
@@ -135,6 +139,10 @@ class Connection:
                 return lines.status(f"rate {self._rate}")
             case Command():
                 return b"".join(map(lines.status, explain()))
+
+    def _stop(self, answer: Answer) -> None:
+        self._stopped = True
+        answer.stop()
 
     async def _deliver(self, answer: Answer) -> None:
         try:
@@ -164,5 +172,7 @@ class Connection:
             await self._wire.write(self._lines.text(text))
             return
         for char in text:
+            if self._stopped:
+                return
             await self._wire.write(self._lines.text(char))
             await asyncio.sleep(1 / self._rate if self._rate else 0)

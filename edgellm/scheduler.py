@@ -15,7 +15,8 @@ Strategy:
 - What a slot holds outlives its session, so that prompts that begin alike (the same system message)
   are computed once: a newcomer gets the slot that fits best, or a copy of another's beginning.
 - An answer that ends, whatever the reason, leaves the running list at the beginning of the next
-  turn. `stop` therefore takes effect at once for the asker, and within one step for the executor.
+  turn. `stop` therefore takes effect at once for the asker, who gets no more of the text that waits
+  for delivery either, and within one step for the executor.
 - Who goes first is decided in one place, the order of the waiting answers: as they came.
 - A step that fails is repeated answer by answer, so that only those fail that must; their slots
   count as empty afterwards.
@@ -27,18 +28,18 @@ import asyncio
 import itertools
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgellm.channel import Done, Text
-from edgellm.errors import BackendError, BusyError, EdgeError
+from edgellm.answer import Answer, Request
+from edgellm.channel import Done
+from edgellm.errors import BackendError, BusyError
 from edgellm.generation import Generation, Piece
-from edgellm.sampling import Sampling
 from edgellm.session import Session, Slot, common_prefix
 
 if TYPE_CHECKING:
@@ -48,71 +49,6 @@ if TYPE_CHECKING:
 SMOOTHING = 0.3
 """Weight of the newest answer in the running means that the retry time is estimated from."""
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Request:
-    """What somebody asks of the model."""
-
-    tokens: Sequence[int]
-    """The prompt, from the beginning of the conversation."""
-    sampling: Sampling = field(default_factory=Sampling)
-    max_tokens: int = -1
-    """Negative: until the context is full."""
-    stop: tuple[str, ...] = ()
-    echo: str = ""
-    """Text that the answer begins with."""
-
-
-class Answer:
-    """One answer under way; see the contract `edgellm.channel.Answer`."""
-
-    def __init__(self, session: Session, generation: Generation) -> None:
-        self.session = session
-        self.generation = generation
-        self.slot: Slot | None = None
-        """None while it waits."""
-        self.admitted = 0.0
-        self.text = ""
-        """All text so far."""
-        self.error: EdgeError | None = None
-        self.ended = False
-        self._events: asyncio.Queue[Text | Done | EdgeError] = asyncio.Queue()
-
-    async def __aiter__(self) -> AsyncIterator[Text | Done]:
-        while not (self.ended and self._events.empty()):
-            event = await self._events.get()
-            if isinstance(event, EdgeError):
-                raise event
-            yield event
-
-    def stop(self) -> None:
-        """End the answer; does nothing if it has ended."""
-        if not self.ended:
-            self._end(self.generation.done("cancel"))
-
-    def deliver(self, piece: Piece) -> None:
-        if piece.text:
-            self.text += piece.text
-            self._events.put_nowait(Text(piece.text))
-        if piece.done is not None:
-            self._end(piece.done)
-
-    def fail(self, error: Exception) -> None:
-        """End with an error, if it hasn't ended; one that isn't ours is named as the model's."""
-        if self.ended:
-            return
-        if isinstance(error, EdgeError):
-            self.error = error
-        else:
-            message = f"the answer failed ({type(error).__name__}: {error}); ask again"
-            self.error = BackendError(message)
-            self.error.__cause__ = error
-        self._end(self.error)
-
-    def _end(self, event: Done | EdgeError) -> None:
-        self.ended = True
-        self._events.put_nowait(event)
 
 
 @dataclass(slots=True)
@@ -182,7 +118,8 @@ class Scheduler:
         return answer
 
     def check_room(self, session: Session) -> None:
-        """Raise BusyError if the queue is full or the session is still answering."""
+        """Raise BusyError if the queue is full or the session is still answering, BackendError if
+        the service is shutting down."""
         if self._closing:
             raise BackendError("the service is shutting down")
         self._waiting = deque(answer for answer in self._waiting if not answer.ended)
@@ -212,7 +149,8 @@ class Scheduler:
         """End all answers, wait for the step under way, then close the executor."""
         first, self._closing = not self._closing, True
         for answer in (*self._waiting, *self._running):
-            answer.stop()
+            if not answer.ended:  # one that is complete may still be delivered
+                answer.stop()
         self._wake.set()
         try:
             if self._task is not None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from edgellm.answer import Answer, Request
 from edgellm.sampling import Sampling
-from edgellm.scheduler import Answer, Request, Scheduler
+from edgellm.scheduler import Scheduler
 from edgellm.session import Message, Session
 
 if TYPE_CHECKING:
@@ -16,21 +18,28 @@ if TYPE_CHECKING:
 Render = Callable[[Sequence[Message]], str]
 """Messages to the text of a prompt that the model is to answer: a template or a named format."""
 INVISIBLE = "\u200b"
-"""Zero-width space: breaks up a control token written out in a user's text."""
+"""Zero-width space: breaks up a special token written out in a user's text."""
 
 
 class Conversations:
     """The contract `edgellm.channel.Service`: one conversation a session name.
 
-    With `render` the model chats. The rendered text becomes tokens in one piece, control tokens
+    With `render` the model chats. The rendered text becomes tokens in one piece, special tokens
     included, because cutting it at the messages' borders would change the tokens of harmless text;
     texts of `control` that stand in a message itself are broken up by an invisible space first, so
-    that nobody at the other end of a line can speak as somebody else.
+    that nobody at the other end of a line can write the tokens that mark another's turn. A format
+    whose marks are plain words ("### Instruction:", "USER:") can't be protected so: there a user's
+    text can pass for somebody else's.
 
     Without `render` the model only continues text: the question is the prompt as it is, the answer
     repeats it and goes on, and the next question follows in a new line.
 
     A conversation that no longer fits the context loses its oldest turns, never its system message.
+
+    Prompts are rendered and encoded in the event loop's thread. That takes milliseconds, but a
+    template made to be slow may take what `edgellm.sandbox` allows it, two seconds and a little for
+    each message, and so hold up all sessions: once a question, where turns must be dropped of n at
+    most log2(n) + 3 times.
     """
 
     def __init__(
@@ -122,18 +131,24 @@ class Conversations:
         When there's no room for an answer, turns go until half of the context is free: each drop
         means computing the prompt anew, so it should be rare.
         """
-        context = self._scheduler.context
+        context, first = self._scheduler.context, len(self._first)
         room = context // 4
         if self._max_tokens >= 0:
             room = min(room, self._max_tokens)
         tokens = self._tokens(messages)
-        dropped = 0
-        if len(tokens) + room > context:
-            oldest = len(self._first)
-            while len(tokens) > context // 2 and len(messages) - oldest > 1:
-                del messages[oldest : oldest + 2]  # the question and its answer
-                dropped += 1
-                tokens = self._tokens(messages)
+        turns = (len(messages) - first) // 2  # a question and its answer each
+        if len(tokens) + room <= context or not turns:
+            return tokens, 0
+
+        def without(count: int) -> list[int]:
+            return self._tokens(messages[:first] + messages[first + 2 * count :])
+
+        # The fewest that free half of the context; all, if only that or not even that helps.
+        dropped = 1 + bisect_left(
+            range(1, turns), True, key=lambda count: len(without(count)) <= context // 2
+        )
+        tokens = without(dropped)
+        del messages[first : first + 2 * dropped]
         return tokens, dropped
 
     def _tokens(self, messages: Sequence[Message]) -> list[int]:

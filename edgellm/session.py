@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypedDict
 
 if TYPE_CHECKING:
-    from edgellm.scheduler import Answer
+    from edgellm.answer import Answer
 
 
 class Message(TypedDict):

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import Callable, Iterable
+from types import SimpleNamespace
 
-from edgellm.channel import Done, Text
-from edgellm.errors import LinkError
+from edgellm.answer import Answer
+from edgellm.channel import Done
+from edgellm.errors import EdgeError, LinkError
+from edgellm.generation import Piece
+from edgellm.session import Session
 
 HOLD = object()
 """In a script: the answer pauses here until it is stopped or `ScriptedService.release` is set."""
@@ -18,47 +22,42 @@ def echo(text: str) -> list[object]:
     return list(text)
 
 
-class ScriptedAnswer:
+def finish(reason: str) -> Done:
+    return Done(reason, 0, 1, 0, 0.0, 0.0)
+
+
+class ScriptedAnswer(Answer):
+    """A real answer that a script feeds, as fast as the event loop turns."""
+
     def __init__(self, service: ScriptedService, pieces: Iterable[object]) -> None:
+        super().__init__(Session("scripted"), SimpleNamespace(done=finish))
         self.service = service
-        self.pieces = pieces
         self.stopped = asyncio.Event()
-        self.ended = False
+        self._playing = asyncio.create_task(self._play(pieces))
 
-    async def __aiter__(self) -> AsyncIterator[Text | Done]:
-        try:
-            tokens = 0
-            for piece in self.pieces:
-                await asyncio.sleep(0)
-                if self.stopped.is_set():
-                    break
-                if isinstance(piece, Exception):
-                    raise piece
-                if piece is HOLD:
-                    self.service.held.set()
-                    waits = [asyncio.ensure_future(e.wait()) for e in self.events]
-                    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-                    for wait in waits:
-                        wait.cancel()
-                else:
-                    tokens += 1
-                    yield Text(str(piece))
-            reason = "cancel" if self.stopped.is_set() else "stop"
-            yield Done(reason, tokens, 1, 0, 0.0, 0.0)
-        finally:
-            self.ended = True
-
-    @property
-    def events(self) -> list[asyncio.Event]:
-        return [self.stopped, self.service.release]
+    async def _play(self, pieces: Iterable[object]) -> None:
+        for piece in pieces:
+            await asyncio.sleep(0)
+            if piece is HOLD:
+                self.service.held.set()
+                await self.service.release.wait()
+            if self.ended:
+                return
+            if isinstance(piece, EdgeError):
+                self.fail(piece)
+            elif piece is not HOLD:
+                self.deliver(Piece(None, str(piece)))
+        if not self.ended:
+            self.deliver(Piece(None, "", finish("stop")))
 
     def stop(self) -> None:
+        super().stop()
         self.stopped.set()
 
 
 class ScriptedService:
-    """Implements `edgellm.channel.Service`. An exception in a script is raised at its place; a
-    script that raises refuses the question."""
+    """Implements `edgellm.channel.Service`. An EdgeError in a script ends the answer at its place;
+    a script that raises refuses the question."""
 
     def __init__(self, script: Script = echo) -> None:
         self.script = script

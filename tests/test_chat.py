@@ -138,6 +138,18 @@ def test_every_format_holds_the_conversation_in_order(name: str) -> None:
         render_chat([{"role": "judge", "content": "x"}], format=name)
 
 
+def test_what_turns_are_marked_by() -> None:
+    chatml = Chat("<|im_start|>{{ role }}<|im_end|>")
+    assert chatml.marks("<|im_end|>")
+    assert not chatml.marks("<|endoftext|>")
+    composed = Chat("{{ '[|' + message['role'] + '|]' }}")
+    assert composed.marks("[|assistant|]")
+    assert not composed.marks("<|assistant|>")
+    assert Chat(format="gemma").marks("<start_of_turn>")
+    assert Chat(format="oasst-llama").marks("<|prompter|>")
+    assert not Chat(format="gemma").marks("<|im_end|>")
+
+
 def test_formats_are_chosen_by_name_and_alias() -> None:
     assert choose(format="Falcon-Instruct").format == "falcon"
     assert choose(format="chatml").stop == ("<|im_end|>",)

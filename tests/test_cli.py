@@ -12,14 +12,17 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import small_models
 
 import edgellm
 from edgellm import cli
-from edgellm.commands import options, run, serve
+from edgellm.chat import Chat
+from edgellm.commands import host, options, run, serve
 from edgellm.sampling import Sampling
+from edgellm.tokenizer import CONTROL, NORMAL, USER_DEFINED, TokenizerData
 
 EDGELLM = [sys.executable, "-m", "edgellm"]
 RAW = ["-no-cnv", "--temp", "0", "-n", "8"]
@@ -338,6 +341,19 @@ def test_a_channel_that_fails_ends_the_others() -> None:
     with pytest.raises(edgellm.EdgeError, match="no such port"):
         asyncio.run(serve.serve_all([Waits(), Fails(), Waits()], None))
     assert ended == ["waits:", "waits:"]
+
+
+@pytest.mark.parametrize("chat", [Chat(format="gemma"), Chat("<start_of_turn>\n  {{ role }}: it")])
+def test_a_users_text_must_not_hold_what_controls_the_model_or_marks_a_turn(chat: Chat) -> None:
+    tokens = {
+        **{"a": NORMAL, "<bos>": CONTROL, "</s>": NORMAL, "<start_of_turn>": USER_DEFINED},
+        **{"\n": USER_DEFINED, "\n  ": USER_DEFINED, "it": USER_DEFINED, "<b>": USER_DEFINED},
+    }
+    data = TokenizerData("gpt2", tokens=tuple(tokens), types=tuple(tokens.values()))
+    model = SimpleNamespace(
+        checkpoint=SimpleNamespace(tokenizer=data), tokenizer=SimpleNamespace(eog={2})
+    )
+    assert host.control_texts(model, chat) == ["<bos>", "</s>", "<start_of_turn>"]
 
 
 def test_bench_measures(model: Path) -> None:

@@ -6,8 +6,9 @@ import logging
 from collections.abc import AsyncIterator, Iterable
 
 import pytest
-from scripted import HOLD, MemoryWire, Script, ScriptedService, echo
+from scripted import HOLD, MemoryWire, Script, ScriptedAnswer, ScriptedService, echo
 
+from edgellm.channel import Text
 from edgellm.connection import INTERNAL, RETRY_MS, Connection
 from edgellm.errors import BusyError, ContextError, LinkError
 
@@ -126,6 +127,50 @@ def test_stop() -> None:
     asyncio.run(main())
 
 
+async def complete(peer: Peer) -> None:
+    """Wait until the answer has come to its end, delivered or not."""
+    async with asyncio.timeout(5):
+        while not (peer.service.answers and peer.service.answers[-1].ended):
+            await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_stop_drops_what_waits_for_a_wire_that_blocks(ends: bool) -> None:
+    async def main() -> None:
+        async with connect(lambda _: [*"one two", *([] if ends else [HOLD])]) as peer:
+            peer.reading.clear()
+            peer.say(b"go\n")
+            await (complete(peer) if ends else peer.held())
+            peer.say(b"/stop\n")
+            async with asyncio.timeout(5):
+                await peer.service.answers[0].stopped.wait()
+            peer.reading.set()
+            assert await peer.end() == b"o\n# stopped\n"
+            assert peer.service.answers[0].text == "o"
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("command", "told"), [(b"/stop\n", b"# stopped\n"), (b"/new\n", b"# new conversation\n")]
+)
+def test_stop_ends_a_piece_that_is_sent_slowly(command: bytes, told: bytes) -> None:
+    async def main() -> None:
+        async with connect(lambda _: ["x" * 1000, "y" * 1000]) as peer:
+            peer.say(b"/rate 100\ngo\n")
+            await complete(peer)
+            await peer.until(b"xx")
+            peer.say(command)
+            sent = await peer.until(told)
+            assert 2 <= sent.count(b"x") < 100
+            assert b"y" not in sent
+            assert b"x\n# stopped\n" in sent
+            peer.say(b"/rate 0\nmore\n")
+            await peer.until(b"y\n")
+
+    asyncio.run(main())
+
+
 def test_new() -> None:
     async def main() -> None:
         async with connect(hold) as peer:
@@ -181,24 +226,32 @@ def test_errors_are_lines() -> None:
 
 
 def test_unexpected_errors_are_logged_and_told_without_details(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     secret = ZeroDivisionError("secret")
-    for script in (refuse(secret), lambda _: [secret]):
-        caplog.clear()
-        with caplog.at_level(logging.ERROR):
-            assert talk(b"hi\n", script) == f"! {INTERNAL}\n".encode()
-        assert "secret" in caplog.text
+
+    async def broken(_: ScriptedAnswer) -> AsyncIterator[Text]:
+        yield Text("so ")
+        raise secret
+
+    with caplog.at_level(logging.ERROR):
+        assert talk(b"hi\n", refuse(secret)) == f"! {INTERNAL}\n".encode()
+    assert "secret" in caplog.text
+    caplog.clear()
+    monkeypatch.setattr(ScriptedAnswer, "__aiter__", broken)
+    with caplog.at_level(logging.ERROR):
+        assert talk(b"hi\n") == f"so \n! {INTERNAL}\n".encode()
+    assert "secret" in caplog.text
 
 
 def test_the_connection_lives_on_after_an_error() -> None:
     def script(text: str) -> Iterable[object]:
-        return [ZeroDivisionError()] if text == "bad" else [text]
+        return [ContextError("long")] if text == "bad" else [text]
 
     async def main() -> None:
         async with connect(script) as peer:
             peer.say(b"bad\n")
-            await peer.until(b"log tells more\n")
+            await peer.until(b"! long\n")
             peer.say(b"good\n")
             await peer.until(b"good\n")
 
@@ -234,7 +287,7 @@ def test_cancelling_closes_the_session() -> None:
     asyncio.run(main())
 
 
-def test_a_peer_that_does_not_read_holds_up_the_answer_and_its_own_lines_only() -> None:
+def test_a_peer_that_does_not_read_holds_up_its_own_lines_only() -> None:
     async def main() -> None:
         async with connect(lambda text: "x" * 1000) as stuck, connect() as other:
             stuck.reading.clear()
@@ -242,7 +295,6 @@ def test_a_peer_that_does_not_read_holds_up_the_answer_and_its_own_lines_only() 
             stuck.say(b"/status\n" * 1000)
             other.say(b"hello\n")
             await other.until(b"hello\n")
-            assert not stuck.service.answers[0].ended
             assert stuck.sent == b""
             stuck.reading.set()
             assert (await stuck.end()).replace(STATUS, b"") == b"x" * 1000 + b"\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from random import Random
@@ -15,11 +16,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from toy_executor import BOS, ToyExecutor, ToyTokenizer
 
+from edgellm.answer import Answer, Request
 from edgellm.channel import Done, Text
 from edgellm.errors import BackendError, BusyError, ContextError, PluginError, UsageError
 from edgellm.generation import SingleSlot, generate
 from edgellm.sampling import Sampler, Sampling
-from edgellm.scheduler import Answer, Request, Scheduler
+from edgellm.scheduler import Scheduler
 from edgellm.session import Session
 
 BROKEN = 200
@@ -320,6 +322,36 @@ def test_only_the_answer_that_breaks_the_model_fails() -> None:
         assert done.cached_tokens == 0
 
     serve(executor, test)
+
+
+def test_an_unexpected_error_is_logged_with_its_traceback(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    executor = ToyExecutor()
+    executor.fail_on = {BROKEN}
+
+    async def test(scheduler: Scheduler) -> None:
+        with pytest.raises(BackendError):
+            await collect(scheduler.submit(Session("bad"), Request([BOS, BROKEN])))
+
+    with caplog.at_level(logging.ERROR):
+        serve(executor, test)
+    (record,) = caplog.records
+    assert record.name == "edgellm.answer"
+    assert "bad: an answer failed" in caplog.text
+    assert "in _feed" in caplog.text
+    assert "RuntimeError: the toy breaks" in caplog.text
+
+
+def test_a_complete_answer_is_still_delivered_after_close() -> None:
+    async def main() -> None:
+        async with Scheduler(ToyExecutor(), ToyTokenizer()) as scheduler:
+            answer = scheduler.submit(Session("a"), ask("a"))
+            while not answer.ended:
+                await asyncio.sleep(0)
+        assert (await collect(answer))[0] == alone(ask("a"))
+
+    asyncio.run(main())
 
 
 def test_a_prompt_that_breaks_the_model_fails_alone() -> None:

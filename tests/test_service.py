@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from toy_executor import BOS, EOS, TURN, ToyExecutor, ToyTokenizer
 
 import edgellm
+from edgellm.answer import Answer
 from edgellm.channel import Done, Text
 from edgellm.errors import BackendError, BusyError, ContextError
 from edgellm.generation import SingleSlot, generate
 from edgellm.sampling import Sampling
-from edgellm.scheduler import Answer, Scheduler
+from edgellm.scheduler import Scheduler
 from edgellm.service import Conversations, continued
 from edgellm.session import Message
 
@@ -131,6 +132,27 @@ def test_a_stopped_answer_stays_in_the_history_as_far_as_it_came() -> None:
     serve(test)
 
 
+def test_text_that_was_stopped_before_its_delivery_is_not_in_the_history() -> None:
+    async def test(service: Conversations) -> None:
+        answer = service.ask("a", "hello")
+        events = []
+        async for event in answer:
+            events.append(event)
+            if len(events) == 2:
+                while not answer.ended:
+                    await asyncio.sleep(0)
+                answer.stop()
+                answer.stop()
+        one, two, end = events
+        assert isinstance(end, Done)
+        assert (end.reason, end.tokens) == ("cancel", 10)
+        part = one.text + two.text
+        text, _ = await collect(service.ask("a", "go on"))
+        assert text == alone(f"<turn>uhello<eos><turn>a{part}<eos><turn>ugo on<eos><turn>a")
+
+    serve(test)
+
+
 def test_a_turn_that_failed_is_taken_back() -> None:
     executor = ToyExecutor(context=256)
     executor.fail_on = {ord(BROKEN)}
@@ -179,6 +201,41 @@ def test_a_conversation_that_outgrows_the_context_loses_its_oldest_turns() -> No
         assert service.status()["dropped_turns"] == 12 - prompt.count("uquestion") > 0
 
     serve(test, executor, system="Be brief.")
+
+
+@pytest.mark.parametrize("system", ["", "Be brief."])
+def test_turns_are_dropped_in_few_renderings(system: str) -> None:
+    counts: list[int] = []
+
+    def render(messages: Sequence[Message]) -> str:
+        counts.append(len(messages))
+        return chat(messages)
+
+    async def test(service: Conversations) -> None:
+        for number in range(100):
+            await collect(service.ask("a", str(number)))
+        counts.clear()
+        await collect(service.ask("a", "x" * 600))  # more than half of the context
+        assert service.status()["dropped_turns"] == 100
+        assert counts[-1] == 1 + bool(system)
+        assert len(counts) <= 10
+
+    executor = ToyExecutor(context=1000)
+    serve(test, executor, render=render, system=system, max_tokens=1)
+
+
+def test_as_few_turns_are_dropped_as_free_half_of_the_context() -> None:
+    async def test(service: Conversations) -> None:
+        before = 0
+        for number in range(40):
+            _, done = await collect(service.ask("a", f"question {number}"))
+            turn = len("<u><>a<>") + len(f"question {number}") + 10
+            if done.prompt_tokens < before:
+                assert 128 - turn < done.prompt_tokens <= 128
+            before = done.prompt_tokens
+        assert service.status()["dropped_turns"]
+
+    serve(test)
 
 
 def test_a_single_turn_that_is_too_long_is_refused_and_forgotten() -> None:

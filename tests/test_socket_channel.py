@@ -166,7 +166,7 @@ def test_a_disconnect_stops_the_answer_and_closes_the_session(
 def test_a_client_that_reads_nothing_is_dropped(capsys: pytest.CaptureFixture[str]) -> None:
     def endless(_: str) -> Iterable[object]:
         while True:
-            yield "x" * 1000
+            yield "x" * 100_000
 
     async def main() -> None:
         url = f"{LOCAL}?write_timeout=0.2"

@@ -9,15 +9,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from edgellm import progress, runtime
-from edgellm.chat import for_model
+from edgellm.chat import Chat, for_model
 from edgellm.commands import options as shared
 from edgellm.runtime import Model
 from edgellm.sampling import Sampler
 from edgellm.scheduler import Scheduler
 from edgellm.service import Conversations
-
-CONTROL = 3
-"""The type of a control token in a vocabulary, see `edgellm.tokenizer.TokenizerData`."""
+from edgellm.tokenizer import CONTROL, USER_DEFINED
 
 
 def load(options: argparse.Namespace, slots: int = 1) -> Model:
@@ -65,15 +63,25 @@ async def conversations(model: Model, options: argparse.Namespace) -> AsyncItera
             max_tokens=options.predict,
             stop=[*options.reverse_prompt, *(chat.stop if converses else ())],
             system=options.system_prompt or "",
-            control=control_texts(model),
+            control=control_texts(model, chat),
             about={"model": model.checkpoint.provenance.name or Path(model.checkpoint.path).stem},
         )
 
 
-def control_texts(model: Model) -> list[str]:
-    """Control tokens as they are written, which a user's text must not hold."""
+def control_texts(model: Model, chat: Chat) -> list[str]:
+    """Tokens as they are written that a user's text must not hold: those that control the model,
+    and of the user-defined ones, which often are line breaks or tags, those that mark a turn."""
     data = model.checkpoint.tokenizer
     if data is None:
         return []
-    control = {token for token, kind in enumerate(data.types) if kind == CONTROL}
+    control = {
+        token
+        for token, kind in enumerate(data.types)
+        if kind == CONTROL or (kind == USER_DEFINED and _marks(chat, data.tokens[token]))
+    }
     return [data.tokens[token] for token in sorted(control | model.tokenizer.eog)]
+
+
+def _marks(chat: Chat, token: str) -> bool:
+    """Whether a token marks a turn; never white space, a word or a sign, which any text holds."""
+    return len(token) > 2 and not (token.isspace() or token.isalnum()) and chat.marks(token)
