@@ -1,0 +1,96 @@
+"""The model inside the package: small, free, and sensible about commands it wasn't trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+import edgellm
+from edgellm import checkpoint, default_model, runtime, tokenizer
+from edgellm.evaluation import evaluate, talks
+from edgellm.runtime import Model
+
+MOST_BYTES = 2_000_000
+
+
+@pytest.fixture(scope="module")
+def model() -> Iterator[Model]:
+    with edgellm.load() as loaded:
+        yield loaded
+
+
+def answer(model: Model, *questions: str) -> str:
+    """The answer to the last of several questions."""
+    messages: list[dict[str, str]] = []
+    for question in questions:
+        messages.append({"role": "user", "content": question})
+        prompt = edgellm.render_chat(messages, template=model.checkpoint.template)
+        said = "".join(piece.text for piece in model.generate(prompt, max_tokens=60))
+        messages.append({"role": "assistant", "content": said})
+    return messages[-1]["content"]
+
+
+def test_the_file_is_small_and_free() -> None:
+    opened = checkpoint.open(runtime.default_model())
+    assert runtime.default_model().stat().st_size <= MOST_BYTES
+    assert opened.config.architecture == "llama"
+    assert opened.provenance.licence == "MIT"
+    assert opened.provenance.name
+
+
+def test_its_vocabulary_is_the_recipe_s() -> None:
+    data = checkpoint.open(runtime.default_model()).tokenizer
+    assert data is not None
+    made = default_model.vocabulary()
+    assert (tuple(data.tokens), tuple(data.merges)) == (made.tokens, made.merges)
+
+
+@pytest.mark.parametrize(
+    ("question", "parts"),
+    [
+        ("turn on the lamp", ["the lamp is on"]),
+        ("Switch off the kitchen light, please!", ["kitchen light is off"]),
+        ("water the tomatoes for 10 minutes", ["watering the tomatoes for 10 minutes"]),
+        ("set the thermostat to 21 degrees", ["thermostat", "21 degrees"]),
+        ("open the garage door", ["garage door is open"]),
+        ("start the drill press", ["drill press is running"]),
+        ("close the blinds in the bedroom", ["blinds in the bedroom are closed"]),
+        ("can you lock the front door", ["front door is locked"]),
+        ("TURN OFF THE LAMP", ["the lamp is off"]),
+        ("tunr on the lamp", ["the lamp is on"]),
+        pytest.param(
+            "turn of the radio",
+            ["the radio is o"],
+            marks=pytest.mark.xfail(reason="training makes no slips in words of up to 3 letters"),
+        ),
+        ("is the pump running?", ["can't tell", "pump"]),
+        ("turn on", ["What"]),
+        ("who are you", ["edgellm"]),
+        ("what can you do?", ["commands"]),
+        ("hello", ["Hello"]),
+        ("tell me a joke", ["can't help"]),
+    ],
+)
+def test_it_answers_sensibly(model: Model, question: str, parts: list[str]) -> None:
+    said = answer(model, question)
+    assert all(part in said for part in parts), said
+
+
+def test_it_knows_what_was_spoken_of(model: Model) -> None:
+    assert "lamp is off" in answer(model, "turn on the lamp", "turn it off again")
+    assert "pump is running" in answer(model, "is the pump running?", "yes")
+
+
+def test_held_out_dialogues(model: Model) -> None:
+    """Nouns, places and phrasings that training never saw."""
+    score = evaluate(model, talks(21, 60, held_out=True))
+    assert score.share > 0.7, score.failures
+
+
+def test_batches_follow_from_the_seed() -> None:
+    reader = tokenizer.make(default_model.vocabulary(talks=300))
+    first, second = (default_model.batches(3, reader, 1) for _ in range(2))
+    assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+    assert not np.array_equal(first[0], default_model.batches(4, reader, 1)[0])
