@@ -117,7 +117,6 @@ def test_wrong_usage_is_2(arguments: list[str], capsys: pytest.CaptureFixture[st
         (["serve", "--channel", "pigeon://loft"], 2, "no channel plugin serves that"),
         (["run", "-p", "x", "--device", "abacus"], 1, "'abacus'; there are: cpu"),
         (["bench", "--device", "abacus"], 1, "no backend runs on 'abacus'"),
-        (["run", "-p", "x", "-c", "100000000"], 3, "GiB with a context of 100000000 tokens"),
         (["run", "-p", "x", "-c", "1000000000"], 2, "give 1 to 134217728"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
@@ -131,6 +130,15 @@ def test_errors_are_one_line_and_a_status(
     assert err.startswith("edgellm: ")
     assert said in err
     assert err.count("\n") == 1
+
+
+def test_a_model_that_does_not_fit_is_3(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("edgellm.memory.physical", lambda: 32 << 20)
+    assert cli.main(["run", "-p", "x", "-c", "99"]) == 3
+    said = r"edgellm: \S+ needs about .* with a context of 99 tokens, this machine has 32.0 MiB; .*"
+    assert re.fullmatch(said, capsys.readouterr().err.strip())
 
 
 def test_debug_shows_where_an_error_came_from(monkeypatch: pytest.MonkeyPatch) -> None:
