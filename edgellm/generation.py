@@ -141,6 +141,11 @@ class SingleSlot:
         self._last = generation
         return self.executor.prefill(tokens, 0, 0)
 
+    def move(self, executor: Executor) -> None:
+        """Go on with another executor, and close this one."""
+        self.executor.close()
+        self.executor, self._last = executor, None
+
     def every(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """Logits (len(tokens), vocab) after each token of a sequence of its own."""
         self._last = None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from importlib.resources import files
 from pathlib import Path
@@ -32,11 +33,24 @@ SMALLEST_DEFAULT = 512
 class Model:
     """A loaded model. Close it, or use it in a `with` statement, to free its memory."""
 
-    def __init__(self, checkpoint: Checkpoint, tokenizer: Tokenizer, executor: Executor) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        tokenizer: Tokenizer,
+        executor: Executor,
+        reopen: Callable[[int], Executor] | None = None,
+    ) -> None:
+        """`reopen` makes an executor with a longer context, for prompts that need one."""
         self.checkpoint = checkpoint
         self.tokenizer = tokenizer
-        self.executor = executor
         self._slot = generation.SingleSlot(executor)
+        self._reopen = reopen
+        self._closed = False
+
+    @property
+    def executor(self) -> Executor:
+        """What runs the model now; a scheduler may take it over."""
+        return self._slot.executor
 
     @property
     def config(self) -> Config:
@@ -49,23 +63,24 @@ class Model:
         Raises ContextError if there are more ids than the context holds, UsageError for none or
         for ids outside the vocabulary.
         """
-        ids = [int(token) for token in ids]
+        ids = self._prompt(ids)
         generation.check_prompt(self.executor, ids)
         return self._slot.every(ids)
 
     def generate(
         self,
         ids_or_text: str | Sequence[int],
-        max_tokens: int = 128,
+        max_tokens: int | None = 128,
         temperature: float = 0.0,
         seed: int | None = None,
-        stop: Sequence[str] = (),
+        stop: str | Sequence[str] | None = None,
         **sampling: Any,
     ) -> Iterator[Piece]:
         """Continue a prompt; yields pieces with .token and .text, the last with .done, statistics.
 
         Text becomes tokens with the model's bos (once, if the text begins with it already), control
-        tokens written out in it included. Answers may be drawn in turns; each stays what it is.
+        tokens written out in it included. Without `max_tokens` the answer may fill the context; it
+        ends before any of the `stop` texts. Answers may be drawn in turns; each stays what it is.
         `sampling` takes the fields of `edgellm.sampling.Sampling`. Raises UsageError for others,
         ContextError if the prompt is longer than the context.
         """
@@ -73,16 +88,32 @@ class Model:
         if unknown:
             raise UsageError(f"unknown sampling option {min(unknown)!r}")
         if isinstance(ids_or_text, str):
-            ids = tokenizer.prompt_ids(self.tokenizer, ids_or_text)
-        else:
-            ids = [int(token) for token in ids_or_text]
-        options = Sampling(temperature=temperature, seed=seed, **sampling)
+            ids_or_text = tokenizer.prompt_ids(self.tokenizer, ids_or_text)
         return generation.generate(
-            self._slot, self.tokenizer, ids, options, max_tokens=max_tokens, stop=stop
+            self._slot,
+            self.tokenizer,
+            self._prompt(ids_or_text),
+            Sampling(temperature=temperature, seed=seed, **sampling),
+            max_tokens=-1 if max_tokens is None else max_tokens,
+            stop=(stop,) if isinstance(stop, str) else stop or (),
         )
 
     def close(self) -> None:
+        """Free the model's memory; it can't be used afterwards."""
+        self._closed = True
         self.executor.close()
+
+    def _prompt(self, ids: Sequence[int]) -> list[int]:
+        """The ids as a list, and room for them where the context may grow."""
+        if self._closed:
+            raise UsageError("the model is closed; load it again")
+        try:
+            checked = [operator.index(token) for token in ids]
+        except TypeError as error:
+            raise UsageError("token ids are whole numbers in one list") from error
+        if len(checked) > self.executor.context and self._reopen is not None:
+            self._slot.move(self._reopen(len(checked)))
+        return checked
 
     def __enter__(self) -> Model:
         return self
@@ -103,8 +134,9 @@ def load(
     """Open a GGUF file or a Hugging Face folder (None: the built-in model), ready to run.
 
     `exact` computes in float32 over exactly dequantised weights; otherwise matrices are kept in
-    float16. `context` is the number of positions of each of `slots` sequences; by default what the
-    model was trained for, within 512 and 4096.
+    float16. `context` is the number of positions of each of `slots` sequences. By default it is
+    what the model was trained for (of longrope models, before its stretching), within 512 and 4096,
+    and grows with a longer prompt.
 
     Raises FormatError or UnsupportedError for a file that can't be run, UsageError for a bad
     argument, BackendError if there is no such device or no compiler, FitError if there isn't memory
@@ -152,12 +184,28 @@ def start(
     progress: Progress | None = None,
 ) -> Model:
     """Load the weights of what `read` has opened; arguments and errors are those of `load`."""
-    chosen, context = backend(device), context_for(checkpoint, context)
-    with memory.fitting(checkpoint.path):
-        executor = chosen.open(
-            checkpoint, context=context, slots=slots, exact=exact, progress=progress
-        )
-    return Model(checkpoint, tokenizer, executor)
+    chosen = backend(device)
+    if not isinstance(slots, int) or slots < 1:
+        raise UsageError(f"{slots!r} slots; give a whole number from 1 on")
+
+    def open(positions: int | None) -> Executor:
+        with memory.fitting(checkpoint.path):
+            return chosen.open(
+                checkpoint,
+                context=context_for(checkpoint, positions),
+                slots=slots,
+                exact=exact,
+                progress=progress,
+            )
+
+    def longer(needed: int) -> Executor:
+        # By doubling, for the longer prompts that may follow; the file's own length is a stop.
+        wished = 1 << (needed - 1).bit_length()
+        trained = checkpoint.config.context
+        return open(min(wished, max(trained, needed)))
+
+    fixed = context is not None or checkpoint.config.position == "learned"
+    return Model(checkpoint, tokenizer, open(context), None if fixed else longer)
 
 
 def default_model() -> Path:
@@ -171,10 +219,14 @@ def context_for(checkpoint: Checkpoint, asked: int | None = None) -> int:
     most = MAX_CONTEXT
     if config.position == "learned":
         most = checkpoint.tensors["position_embd.weight"].shape[0]
+    stretched = [rope.original_context for rope in config.ropes if rope.long_factors]
+    if asked is None and stretched:
+        # Beyond it all positions would be rotated by the long factors, short prompts' too.
+        return min(stretched[0], LARGEST_DEFAULT)
     if asked is None:
         return min(max(min(config.context, LARGEST_DEFAULT), SMALLEST_DEFAULT), most)
-    if not 1 <= asked <= most:
-        raise UsageError(f"a context of {asked} tokens; give 1 to {most}")
+    if not isinstance(asked, int) or not 1 <= asked <= most:
+        raise UsageError(f"a context of {asked!r} tokens; give 1 to {most}")
     return asked
 
 

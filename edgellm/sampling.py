@@ -31,7 +31,7 @@ TRUNCATING = frozenset({"top_k", "typ_p", "top_p", "min_p"})
 
 _RANGES: dict[str, tuple[float, float]] = {
     "temperature": (0, 1000),
-    "top_k": (0, 2**31 - 1),
+    "top_k": (-(2**31), 2**31 - 1),
     "top_p": (0, 1),
     "min_p": (0, 1),
     "typical_p": (0, 1),
@@ -59,7 +59,7 @@ class Sampling:
     temperature: float = 0.8
     """0 takes the likeliest token."""
     top_k: int = 40
-    """Keep the k likeliest tokens; 0 keeps all."""
+    """Keep the k likeliest tokens; 0 or less keeps all."""
     top_p: float = 0.95
     min_p: float = 0.05
     typical_p: float = 1.0
@@ -100,7 +100,7 @@ class Sampling:
         if self.mirostat not in (0, 2):
             raise UsageError(f"mirostat is {self.mirostat!r}; it must be 0 (off) or 2")
         for token, bias in self.logit_bias.items():
-            if not isinstance(token, int) or token < 0:
+            if not isinstance(token, int | np.integer) or token < 0:
                 raise UsageError(
                     f"logit_bias has the token {token!r}; ids are whole numbers from 0"
                 )

@@ -114,8 +114,58 @@ def test_a_third_partys_backend_is_chosen_and_asked_whether_it_can_run(
         manager.unregister(plugin)
 
 
+def test_what_callers_of_other_libraries_write_is_taken(model: edgellm.Model) -> None:
+    def text(**options: object) -> str:
+        return "".join(piece.text for piece in model.generate([1, 2, 3], 12, **options))
+
+    assert text(stop=None, logit_bias={np.int64(5): 1.0}, top_k=-1) == text(logit_bias={5: 1.0})
+    whole = text()
+    assert text(stop=whole[2:4]) == whole.partition(whole[2:4])[0]
+    pieces = list(model.generate([1, 2, 3], max_tokens=None))
+    assert pieces[-1].done is not None
+    for ids in ([1.5], [[1, 2]], ["a"]):
+        with pytest.raises(UsageError, match="whole numbers"):
+            model.logits(ids)
+
+
+def test_a_closed_model_says_so() -> None:
+    model = edgellm.load(MODELS / "llama")
+    model.close()
+    with pytest.raises(UsageError, match="closed"):
+        model.logits([1])
+
+
+@pytest.mark.parametrize("options", [{"context": 1.5}, {"context": "x"}, {"slots": 0}])
+def test_sizes_must_be_whole_numbers(options: dict[str, int]) -> None:
+    with pytest.raises(UsageError, match="give"):
+        edgellm.load(MODELS / "llama", **options)
+
+
+def test_a_longrope_model_takes_short_and_long_prompts_alike() -> None:
+    """Its short factors up to the original context, the long ones beyond."""
+    reference = np.load(MODELS / "phi3_longrope" / "reference.npz")
+    with edgellm.load(MODELS / "phi3_longrope", exact=True) as model:
+        assert model.executor.context == 32
+        short = model.generate(reference["tokens_1"].tolist(), max_tokens=3)
+        first = next(short)
+        for index in (2, 3):
+            found = model.logits(reference[f"tokens_{index}"])
+            np.testing.assert_allclose(found, reference[f"logits_{index}"], atol=5e-4, rtol=0)
+        assert model.executor.context == 64
+        assert [first, *short][-1].done is not None
+
+
+def test_a_context_that_was_asked_for_does_not_grow() -> None:
+    with (
+        edgellm.load(MODELS / "llama", context=4) as model,
+        pytest.raises(ContextError, match="5 tokens"),
+    ):
+        model.logits([1] * 5)
+
+
 @pytest.mark.parametrize(
-    ("family", "asked", "found"), [("llama", None, 512), ("llama", 7, 7), ("gpt2", None, 64)]
+    ("family", "asked", "found"),
+    [("llama", None, 512), ("llama", 7, 7), ("gpt2", None, 64), ("phi4_mini", None, 32)],
 )
 def test_the_default_context(family: str, asked: int | None, found: int) -> None:
     assert runtime.context_for(checkpoint.open(MODELS / family), asked) == found
