@@ -12,7 +12,7 @@ from edgellm.chat_format import ALIASES, FORMATS, ROLES, guess
 from edgellm.errors import UsageError
 
 if TYPE_CHECKING:
-    from edgellm.checkpoint import Checkpoint
+    from edgellm.checkpoint import Words
     from edgellm.tokenizer import TokenizerData
 
 
@@ -66,8 +66,9 @@ class Chat:
         plain = [_plain(message) for message in messages]
         if self.template is None:
             tokens = {**self.tokens, **variables}
+            said = [{**message, "content": message.get("content") or ""} for message in plain]
             return FORMATS[self.format].render(
-                plain,
+                said,
                 add_generation_prompt,
                 bos_token=str(tokens.get("bos_token") or ""),
                 eos_token=str(tokens.get("eos_token") or ""),
@@ -117,14 +118,10 @@ def choose(
     return Chat(format=guess(name, vocabulary.tokens if vocabulary else ()), tokens=tokens)
 
 
-def for_model(
-    checkpoint: Checkpoint, template: str | None = None, format: str | None = None
-) -> Chat:
+def for_model(words: Words, template: str | None = None, format: str | None = None) -> Chat:
     """The way to prompt the model of an opened file; see `choose`."""
-    name = checkpoint.provenance.name or os.path.basename(checkpoint.path)
-    return choose(
-        template, format, own=checkpoint.template, name=name, vocabulary=checkpoint.tokenizer
-    )
+    name = words.provenance.name or os.path.basename(words.path)
+    return choose(template, format, own=words.template, name=name, vocabulary=words.tokenizer)
 
 
 def render_chat(
@@ -151,7 +148,7 @@ def render_chat(
     if path is not None:
         from edgellm import checkpoint
 
-        chat = for_model(checkpoint.open(os.fspath(path)), template, format)
+        chat = for_model(checkpoint.words(os.fspath(path)), template, format)
     elif template is None and format is None:
         raise UsageError("render_chat needs a path, a template or a format")
     else:

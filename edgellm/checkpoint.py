@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from edgellm.errors import FormatError, UnsupportedError, UsageError
 
 if TYPE_CHECKING:
     from edgellm.config import Config
+    from edgellm.gguf import GGUFFile
     from edgellm.tokenizer import TokenizerData
 
 
@@ -50,19 +51,27 @@ class Provenance:
     author: str = ""
 
 
-@dataclass(frozen=True)
-class Checkpoint:
+@dataclass(frozen=True, kw_only=True)
+class Words:
+    """What a model's files say besides its weights; a file may hold nothing else."""
+
     path: str
-    format: str
-    """"gguf" or "safetensors"."""
-    config: Config
-    tensors: Mapping[str, StoredTensor]
     tokenizer: TokenizerData | None
     template: str | None
     """Jinja source of the chat template."""
     provenance: Provenance
     sampling: Mapping[str, float] = field(default_factory=dict)
     """Fields of `edgellm.sampling.Sampling` that the file advises."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint(Words):
+    """A model file opened."""
+
+    format: str
+    """"gguf" or "safetensors"."""
+    config: Config
+    tensors: Mapping[str, StoredTensor]
 
 
 def open(path: str | Path) -> Checkpoint:
@@ -86,28 +95,52 @@ def open(path: str | Path) -> Checkpoint:
     return checkpoint
 
 
+def words(path: str | Path) -> Words:
+    """What `open` would read but for configuration and weights, which needn't be there.
+
+    Raises FormatError, UnsupportedError, UsageError.
+    """
+    from edgellm import gguf
+
+    path = Path(path)
+    if path.is_dir():
+        from edgellm import huggingface
+
+        return huggingface.words(path)
+    _refuse_other_formats(path)
+    return Words(**_gguf_words(path, gguf.read(path)))
+
+
 def _read_gguf(path: Path) -> Checkpoint:
-    from edgellm import advice, families, gguf, tokenizer
+    from edgellm import families, gguf
 
     file = gguf.read(path)
-    template = file.metadata.get("tokenizer.chat_template")
-    if not isinstance(template, str | None):
-        raise FormatError(path, "tokenizer.chat_template", template, "it must be a string")
     return Checkpoint(
-        path=str(path),
         format="gguf",
         config=families.config_from_gguf(file.path, file.metadata, file.tensors),
         tensors=file.tensors,
-        tokenizer=tokenizer.tokenizer_data_from_gguf(file.metadata, path),
-        template=template or None,
-        provenance=Provenance(
+        **_gguf_words(path, file),
+    )
+
+
+def _gguf_words(path: Path, file: GGUFFile) -> dict[str, Any]:
+    from edgellm import advice, tokenizer
+
+    template = file.metadata.get("tokenizer.chat_template")
+    if not isinstance(template, str | None):
+        raise FormatError(path, "tokenizer.chat_template", template, "it must be a string")
+    return {
+        "path": str(path),
+        "tokenizer": tokenizer.tokenizer_data_from_gguf(file.metadata, path),
+        "template": template or None,
+        "provenance": Provenance(
             name=_text(file.metadata, "general.name", "general.basename"),
             licence=_text(file.metadata, "general.license", "general.license.name"),
             source=_text(file.metadata, *_SOURCES),
             author=_text(file.metadata, "general.author", "general.organization"),
         ),
-        sampling=advice.from_gguf(file.path, file.metadata),
-    )
+        "sampling": advice.from_gguf(file.path, file.metadata),
+    }
 
 
 _SOURCES = (

@@ -247,3 +247,31 @@ def test_reference_prompts_of_named_formats(shared: Path) -> None:
         for kind in messages.keys() & case.keys():
             assert render_chat(messages[kind], format=name) == case[kind], (name, kind)
         assert choose(format=name).stop == tuple(case["stop"]), name
+
+
+def test_a_file_with_a_vocabulary_alone_is_enough(tmp_path: Path) -> None:
+    from edgellm import gguf
+
+    template = "{% for m in messages %}[{{ m.content }}]{% endfor %}"
+    gguf.write(
+        tmp_path / "v.gguf",
+        {
+            "general.architecture": "llama",
+            "tokenizer.ggml.model": "gpt2",
+            "tokenizer.ggml.tokens": ["a", "b", "ab"],
+            "tokenizer.ggml.merges": ["a b"],
+            "tokenizer.chat_template": template,
+        },
+        {},
+    )
+    messages = [{"role": "user", "content": "hi"}]
+    assert render_chat(messages, path=tmp_path / "v.gguf") == "[hi]"
+
+
+@pytest.mark.parametrize("format", ["chatml", "alpaca", "llama2", "gemma", "granite"])
+def test_a_turn_without_content_is_an_empty_one(format: str) -> None:
+    def rendered(**content: str | None) -> str:
+        turns = [{"role": "user", "content": "hi"}, {"role": "assistant", **content}]
+        return render_chat([*turns, {"role": "user", "content": "so"}], format=format)
+
+    assert rendered(content=None) == rendered() == rendered(content="")

@@ -1,5 +1,5 @@
 """Hugging Face model folders: config.json, safetensors, tokenizer files and chat template."""
 
-from edgellm.huggingface.folder import read
+from edgellm.huggingface.folder import read, words
 
-__all__ = ["read"]
+__all__ = ["read", "words"]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 from edgellm import advice, json_file, safetensors, tokenizer
-from edgellm.checkpoint import Checkpoint, Provenance
+from edgellm.checkpoint import Checkpoint, Provenance, Words
 from edgellm.errors import FormatError, UsageError
 from edgellm.huggingface import config as configurations
 from edgellm.huggingface.tensors import canonical
@@ -31,15 +32,28 @@ def read(folder: str | Path) -> Checkpoint:
     config, switches = configurations.read(str(path), values)
     stored = safetensors.read_folder(folder)
     return Checkpoint(
-        path=str(folder),
         format="safetensors",
         config=config,
         tensors=canonical(str(folder), config, switches, stored),
-        tokenizer=tokenizer.tokenizer_data_from_folder(folder),
-        template=template(folder),
-        provenance=_provenance(folder, values),
-        sampling=_sampling(folder / "generation_config.json"),
+        **_words(folder, values),
     )
+
+
+def words(folder: str | Path) -> Words:
+    """What the folder says besides its weights; config.json may be absent. Raises as `read`."""
+    folder = Path(folder)
+    path = folder / "config.json"
+    return Words(**_words(folder, json_file.read(path, MAX_CONFIG) if path.is_file() else {}))
+
+
+def _words(folder: Path, values: dict[str, object]) -> dict[str, Any]:
+    return {
+        "path": str(folder),
+        "tokenizer": tokenizer.tokenizer_data_from_folder(folder),
+        "template": template(folder),
+        "provenance": _provenance(folder, values),
+        "sampling": _sampling(folder / "generation_config.json"),
+    }
 
 
 def _sampling(path: Path) -> advice.Advice:
