@@ -27,7 +27,7 @@ class Wire(Protocol):
     async def write(self, data: bytes) -> None:
         """Send after all earlier calls' data, and return when there's room for more.
 
-        Raises LinkError if the peer takes nothing for too long.
+        Raises LinkError if the peer takes too little for too long.
         """
 
 

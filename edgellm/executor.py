@@ -23,7 +23,8 @@ class Executor(Protocol):
     """Runs one model over a fixed number of slots, each the key-value memory of one sequence.
 
     Not thread-safe: the scheduler calls it from one worker thread. A sequence's logits don't depend
-    on the other sequences in the same step, nor on how its prompt was cut into chunks.
+    on the other sequences in the same step, nor on the slot. How its tokens were cut into calls
+    changes them by no more than rounding; equal cuts, and copies of them, give equal bits.
     """
 
     config: Config

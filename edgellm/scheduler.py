@@ -226,8 +226,8 @@ class Scheduler:
         generation.cached_tokens = len(slot.tokens)
 
     def _whole_chunks(self, length: int) -> int:
-        """What others computed is reused by whole chunks: then a prompt is cut at the same places
-        as when it's alone, and rounding can't tell the two apart."""
+        """Of what others computed only whole chunks are reused: so a prompt is cut at the same
+        places as when it's alone, which decides how its logits are rounded."""
         return length - length % self._executor.chunk
 
     @staticmethod

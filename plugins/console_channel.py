@@ -4,8 +4,11 @@ At a terminal each line is a question; lines are edited and remembered by readli
 answer, or discards the line; at an empty prompt, twice, it leaves, as do Ctrl-D and /exit.
 
 Without a terminal on standard input each of its lines is a question, and the end of the input is
-the end of the chat. Either way standard output gets the answers alone, each ended by a newline;
-what else there is to say goes to standard error.
+the end of the chat. If questions failed, the others are answered all the same, and the first error
+is raised at the end.
+
+Either way standard output gets the answers alone, each ended by a newline; what else there is to
+say goes to standard error.
 """
 
 from __future__ import annotations
@@ -14,7 +17,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import re
 import signal
 import sys
 import threading
@@ -36,6 +38,7 @@ from edgellm.link.lines import (
     explain,
     parse,
 )
+from edgellm.terminal import printable, write
 
 log = logging.getLogger(__name__)
 
@@ -52,8 +55,6 @@ CONSOLE = {
 }
 INTERRUPT = "\x03"
 """What Ctrl-C types at the prompt."""
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-"""What a model must not send to a terminal: it could move the cursor or type for the user."""
 
 
 @hookimpl
@@ -69,12 +70,14 @@ class ConsoleChannel:
             raise UsageError(f"{url}: the console takes neither address nor option; say console:")
         self.url = url
         self._answer: Answer | None = None
+        self._failure: EdgeError | None = None  # the first, of a question that nobody watched
         self._reading: asyncio.Future[Any] | None = None
 
     async def serve(self, service: Service) -> None:
         """Chat until the input ends or somebody leaves.
 
-        Raises UsageError without a standard input, BrokenPipeError when nobody takes the answers.
+        Raises UsageError without a standard input, BrokenPipeError when nobody takes the answers,
+        and without a terminal, at the end, the first error that a question met.
         """
         if sys.stdin is None:
             raise UsageError("console: standard input is closed, so there is nothing to ask")
@@ -85,10 +88,12 @@ class ConsoleChannel:
                 async with contextlib.aclosing(self._events(chat)) as events:
                     async for event in events:
                         if event == Command("exit", ""):
-                            return
+                            break
                         await self._handle(event, service)
         finally:
             service.close(SESSION)
+        if self._failure is not None and not chat:
+            raise self._failure
 
     @contextlib.contextmanager
     def _interrupts(self) -> Iterator[None]:
@@ -133,7 +138,7 @@ class ConsoleChannel:
                 except EOFError:
                     _tell("")  # what comes next begins a new line
                     return
-                typed = CONTROL.sub("", line)
+                typed = printable(line)
                 if INTERRUPT in line and not typed:
                     if leaving:
                         return
@@ -198,11 +203,13 @@ class ConsoleChannel:
                     for line in explain(CONSOLE):
                         _tell(f"# {line}")
         except EdgeError as error:
+            self._failure = self._failure or error
             _tell(f"! {error}")
         except OSError:  # our own output is gone: nothing to go on for
             raise
         except Exception:
             log.exception("%s failed", type(event).__name__)
+            self._failure = self._failure or EdgeError("internal error")
             _tell("! internal error")
 
     async def _deliver(self, answer: Answer) -> None:
@@ -211,14 +218,14 @@ class ConsoleChannel:
         try:
             async for event in answer:
                 if isinstance(event, Text):
-                    _write(event.text)
+                    write(event.text)
                     begun = True
                 else:
                     reason, begun = event.reason, True
         finally:
             self._answer = None
             if begun:
-                _write("\n")
+                write("\n")
         if reason == "cancel":
             _tell("# stopped")
 
@@ -274,13 +281,6 @@ class Terminal:
 
     def remember(self, line: str) -> None:
         self._readline.add_history(line)
-
-
-def _write(text: str) -> None:
-    if sys.stdout.isatty():
-        text = CONTROL.sub("", text)
-    sys.stdout.buffer.write(text.encode(errors="replace"))
-    sys.stdout.buffer.flush()
 
 
 def _tell(text: str) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgellm.hookspecs import hookimpl
-from edgellm.sampling import Filter, Sampling, candidates, keep, softmax
+from edgellm.sampling import Filter, Sampling, candidates, keep
 from edgellm.tokenizer import Tokenizer
 
 
@@ -22,20 +22,29 @@ class Mirostat:
     def __init__(self, tau: float, eta: float) -> None:
         self.tau, self.eta = tau, eta
         self.mu = 2 * tau
-        self.offered: dict[int, float] = {}
-        """Surprise in bits of each token that the last call left, given that choice."""
+        self._left = np.empty(0, np.intp)
+        self._surprise = np.empty(0)
+        """Which tokens the last call left, ascending, and the surprise of each in that choice."""
 
     def apply(self, logits: NDArray[np.float32], history: Sequence[int]) -> NDArray[np.float32]:
-        if history and (observed := self.offered.get(history[-1])) is not None:
-            self.mu -= self.eta * (observed - self.tau)
+        place = np.searchsorted(self._left, history[-1]) if history else len(self._left)
+        if place < len(self._left) and self._left[place] == history[-1]:
+            self.mu -= self.eta * (float(self._surprise[place]) - self.tau)
         ids = candidates(logits)
-        probabilities = softmax(logits[ids])
-        chosen = probabilities >= 2.0**-self.mu
-        chosen[probabilities.argmax()] = True
-        ids = ids[chosen]
-        surprise = -np.log2(softmax(logits[ids]))
-        self.offered = dict(zip(ids.tolist(), surprise.tolist(), strict=True))
-        return keep(logits, ids)
+        surprise = surprises(logits[ids])
+        chosen = surprise <= self.mu
+        chosen[surprise.argmin()] = True
+        self._left = ids[chosen]
+        self._surprise = surprises(logits[self._left])
+        return keep(logits, self._left)
+
+
+def surprises(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Surprise in bits (n,) of each of the tokens with these logits (n,): -log2 of its probability,
+    but finite where the probability itself would be rounded to zero."""
+    below = float(logits.max()) - logits.astype(np.float64)
+    bits: NDArray[np.float64] = (below + np.log(np.exp(-below).sum())) / np.log(2)
+    return bits
 
 
 @hookimpl

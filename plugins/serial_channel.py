@@ -12,7 +12,7 @@ Options, after a "?":
     baud=115200  bytesize=8  parity=N (E, O, M, S)  stopbits=1 (1.5, 2)
     rtscts=off  xonxoff=off      flow control
     dtr=on  rts=on               the control lines while the port is open
-    write_timeout=30             seconds that the device may take nothing of what is sent to it
+    write_timeout=30             seconds that the device may take too little of what is sent
 
 A port that isn't there yet, or is unplugged, is waited for. When it comes back a new conversation
 begins: the board behind it was without power.
@@ -193,7 +193,7 @@ def _trouble(error: Exception) -> str:
 
 
 def _tell(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(f"# {text}", file=sys.stderr, flush=True)
 
 
 def _wire(port: Any, write_timeout: float) -> FileWire | PortWire:
@@ -250,7 +250,7 @@ class FileWire:
                             await _ready(self._fd, loop.add_writer, loop.remove_writer)
                     except TimeoutError as error:
                         waited = f"{self._write_timeout:.1f} s"
-                        raise LinkError(f"the device has read nothing for {waited}") from error
+                        raise LinkError(f"the device has read too little for {waited}") from error
                     self._stuck = False
                 except OSError as error:
                     raise LinkError(f"unplugged ({error.strerror})") from error

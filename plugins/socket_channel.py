@@ -6,7 +6,7 @@ Port 0 lets the system choose; what was chosen is told on standard error. Option
 
     clients=256         how many may be connected at once; a further one gets `! busy`
     idle=3600           seconds without a line after which a client is let go; 0: never
-    write_timeout=30    seconds that a client may take nothing of what is sent to it
+    write_timeout=30    seconds that a client may take too little of what is sent to it
     allow=any           tcp: listen on addresses that other machines reach, too
 
 There is no authentication yet, hence only loopback addresses are listened on unless told otherwise,
@@ -78,7 +78,9 @@ class StreamWire:
                 await self._writer.drain()
         except TimeoutError as error:  # an OSError, too
             self._writer.transport.abort()
-            raise LinkError(f"the peer has read nothing for {self._write_timeout:g} s") from error
+            raise LinkError(
+                f"the peer has read too little for {self._write_timeout:g} s"
+            ) from error
         except OSError as error:
             raise LinkError(f"connection lost: {error}") from error
 
@@ -106,7 +108,7 @@ class SocketChannel:
         else:
             options = query(url, known)
             self._path = unquote(url.partition("?")[0].removeprefix("unix:").removeprefix("//"))
-            if not self._path:
+            if not self._path or "\0" in self._path:
                 raise UsageError(f"{url}: no path; write unix:///path/to/socket")
         self._clients = int(number(url, "clients", options["clients"], 1, 10000))
         self._idle = number(url, "idle", options["idle"], 0, 1e9)
@@ -124,7 +126,7 @@ class SocketChannel:
                     talks.create_task(self._talk(reader, writer, service))
 
                 server = await asyncio.start_server(welcome, sock=listener, limit=CHUNK)
-                print(f"listening on {_shown(listener)}", file=sys.stderr, flush=True)
+                print(f"# listening on {_shown(listener)}", file=sys.stderr, flush=True)
                 try:
                     await asyncio.get_running_loop().create_future()
                 finally:
@@ -193,6 +195,8 @@ def _tcp(url: str, host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family)
     except OSError as error:
         raise UsageError(f"{url}: {error.strerror}") from error
+    except ValueError as error:  # a UnicodeError: no name can be spelled like that
+        raise UsageError(f"{url}: {host!r} can't be a host's name; {error}") from error
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ import asyncio, os, sys
 if os.isatty(0):
     os.close(os.open(os.ttyname(0), os.O_RDWR))  # makes it the controlling terminal: Ctrl-C works
 from scripted import HOLD, ScriptedService
-from edgellm.errors import BusyError, ContextError
+from edgellm.errors import BusyError, ContextError, EdgeError
 from edgellm_plugins.console_channel import ConsoleChannel
 
 def script(text):
@@ -32,7 +32,7 @@ def script(text):
     if text == "fail":
         return ["so far", ContextError("too long")]
     if text == "bug":
-        return ["so far", ZeroDivisionError("secret")]
+        raise ZeroDivisionError("secret")
     if text == "hostile":
         return ["a\\x1b]0;title\\x07b\\x9bc"]
     return [text.upper()]
@@ -48,6 +48,9 @@ async def main():
         await task
     except asyncio.CancelledError:
         print("cancelled", file=sys.stderr)
+    except EdgeError as error:
+        print("closed", service.closed, file=sys.stderr)
+        sys.exit(f"raised: {error}")
     if "SERVES_ON" in os.environ:
         print("console left", file=sys.stderr)
         await ended.wait()
@@ -151,8 +154,18 @@ def test_piped_lines_are_questions_and_the_answers_stand_alone(
         "# sessions: 1",
         "! unknown command /nonsense; /help lists the commands",
         CLOSED,
+        "raised: busy: 3 requests are waiting; ask again in 2000 ms",
     ]
-    assert done.returncode == 0
+
+
+def test_piped_lines_that_are_all_answered_are_no_error(environment: dict[str, str]) -> None:
+    done = piped("one\n/nonsense\n/new\ntwo\n", environment)
+    assert (done.stdout, done.returncode) == ("ONE\nTWO\n", 0)
+
+
+def test_piped_exit_raises_what_failed_before(environment: dict[str, str]) -> None:
+    done = piped("fail\n/exit\n", environment)
+    assert done.stderr.splitlines() == ["! too long", CLOSED, "raised: too long"]
 
 
 def test_nothing_piped(environment: dict[str, str]) -> None:
@@ -168,9 +181,18 @@ def test_piped_exit_and_bytes_for_others(environment: dict[str, str]) -> None:
 
 def test_a_bug_is_logged_and_the_chat_goes_on(environment: dict[str, str]) -> None:
     done = piped("bug\nmore\n", environment)
-    assert done.stdout == "so far\nMORE\n"
+    assert done.stdout == "MORE\n"
     assert "! internal error" in done.stderr
     assert "ZeroDivisionError: secret" in done.stderr
+    assert done.stderr.endswith("raised: internal error\n")
+
+
+def test_at_a_terminal_a_failed_question_is_only_told(chat: Chat) -> None:
+    chat.type("fail\n")
+    chat.until("! too long")
+    chat.until("> ")
+    chat.type("/exit\n")
+    chat.leave()
 
 
 def test_chat(chat: Chat) -> None:

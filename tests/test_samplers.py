@@ -216,6 +216,29 @@ def test_mirostat(steps: list[list[float]], tau: float, eta: float) -> None:
         history.append(drawn)
 
 
+def test_mirostat_goes_on_with_extreme_options() -> None:
+    mirostat = make("mirostat", mirostat=2, mirostat_tau=100, mirostat_eta=10)
+    history = [0]
+    logits = np.array([1e4, 0, -1e4, -math.inf], np.float32)
+    for drawn in [*[0] * 30, 2]:  # the surest token drives mu up, the unlikeliest far down
+        left = kept(mirostat.apply(logits, history))
+        history.append(drawn)
+    assert left == {0, 1, 2}
+    assert kept(mirostat.apply(logits, history)) == {0}
+    assert mirostat.mu < -100_000
+
+
+def test_mirostat_learns_only_from_a_token_that_it_left() -> None:
+    for history in ([], [1], [3], [9]):
+        mirostat = make("mirostat", mirostat=2, mirostat_tau=0.6, mirostat_eta=1)
+        logits = np.array([0, -9, 0, -9], np.float32)
+        assert kept(mirostat.apply(logits, [])) == {0, 2}
+        mirostat.apply(logits, history)
+        assert mirostat.mu == 1.2
+        mirostat.apply(logits, [2])
+        assert mirostat.mu == pytest.approx(0.8, abs=1e-3)
+
+
 def test_logit_bias() -> None:
     biases = {1: 2.5, 3: -math.inf}
     assert apply("logit_bias", [0, 0, 0, 0], logit_bias=biases).tolist() == [0, 2.5, 0, -math.inf]

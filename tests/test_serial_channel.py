@@ -158,7 +158,7 @@ def test_unusable_urls(url: str, message: str) -> None:
 def test_chat(board: Board, capsys: pytest.CaptureFixture[str]) -> None:
     async def main() -> None:
         async with serving(f"serial://{board.path}?baud=9600", capsys) as (told, service):
-            assert "at 9600 baud" in await told.until("listening on")
+            assert "at 9600 baud" in await told.until("# listening on")
             board.say("hellö\r\n")
             assert await board.until("\n") == "hellö\n"
             board.say("/status\r")
@@ -179,7 +179,7 @@ def test_answers_are_not_altered_by_the_port(
     async def main() -> None:
         service = ScriptedService(lambda _: [text])
         async with serving(f"serial://{board.path}", capsys, service) as (told, _):
-            await told.until("listening on")
+            await told.until("# listening on")
             board.say("go\n")
             assert await board.until("\r\n\n") == text + "\n"
 
@@ -190,7 +190,7 @@ def test_long_answers(board: Board, capsys: pytest.CaptureFixture[str]) -> None:
     async def main() -> None:
         service = ScriptedService(lambda _: ["0123456789" * 1000] * 20 + ["."])
         async with serving(f"serial://{board.path}", capsys, service) as (told, _):
-            await told.until("listening on")
+            await told.until("# listening on")
             board.say("go\n")
             assert await board.until(".\n") == "0123456789" * 20000 + ".\n"
 
@@ -206,7 +206,7 @@ def test_a_port_that_is_not_there_yet_is_waited_for(
         async with serving(f"serial://{board.path}", capsys) as (told, _):
             await told.until("not there; waiting for it\n")
             board.plug()
-            assert "waiting" not in await told.until("listening on")
+            assert "waiting" not in await told.until("# listening on")
             board.say("hello\n")
             assert await board.until("\n") == "hello\n"
             board.unplug()
@@ -222,7 +222,7 @@ def test_unplugging_ends_the_answer_and_replugging_begins_anew(
         service = ScriptedService(lambda text: [text, HOLD, "!"])
         async with serving(f"serial://{board.path}", capsys, service) as (told, _):
             for number in range(1, 6):
-                await told.until("listening on")
+                await told.until("# listening on")
                 board.say("half a quest")
                 board.say("ion\n")
                 await board.until("question")
@@ -231,7 +231,7 @@ def test_unplugging_ends_the_answer_and_replugging_begins_anew(
                 assert service.closed[-1].endswith(f"#{number}")
                 assert service.answers[-1].stopped.is_set()
                 board.plug()
-            await told.until("listening on")
+            await told.until("# listening on")
             service.release.set()
             board.say("hello\n")
             assert await board.until("\n") == "hello!\n"
@@ -245,7 +245,7 @@ def test_a_port_in_use_is_waited_for(board: Board, capsys: pytest.CaptureFixture
         async with serving(f"serial://{board.path}", capsys) as (told, _):
             await told.until("in use by another program")
             fcntl.flock(board.slave, fcntl.LOCK_UN)
-            await told.until("listening on")
+            await told.until("# listening on")
 
     asyncio.run(main())
 
@@ -267,11 +267,11 @@ def test_a_device_that_reads_nothing_is_given_up_and_served_again(
         service = ScriptedService(script)
         url = f"serial://{board.path}?write_timeout=0.1&baud=4000000"
         async with serving(url, capsys, service) as (told, _):
-            await told.until("listening on")
+            await told.until("# listening on")
             board.say("endless\n")
-            await told.until("has read nothing")
+            await told.until("has read too little")
             assert service.closed == [f"{url}#1"]
-            await told.until("listening on")
+            await told.until("# listening on")
             board.say("hello\n")
             assert (await board.until("hello\n")).strip("x") == "hello\n"
 
@@ -284,7 +284,7 @@ def test_stopping_does_not_wait_for_a_device_that_reads_nothing(
     async def main() -> None:
         service = ScriptedService(lambda _: ["x" * (1 << 20)])
         async with serving(f"serial://{board.path}", capsys, service) as (told, _):
-            await told.until("listening on")
+            await told.until("# listening on")
             board.say("go\n")
             async with asyncio.timeout(5):
                 while not service.asked:
@@ -296,7 +296,7 @@ def test_stopping_does_not_wait_for_a_device_that_reads_nothing(
 def test_spy_shows_what_passes(board: Board, capsys: pytest.CaptureFixture[str]) -> None:
     async def main() -> None:
         async with serving(f"spy://{board.path}", capsys) as (told, _):
-            await told.until("listening on")
+            await told.until("# listening on")
             board.say("hello\n")
             assert await board.until("\n") == "hello\n"
             shown = await told.until("TX")
@@ -321,7 +321,7 @@ def test_loop_does_not_talk_with_itself(
 
     async def main() -> None:
         async with serving("loop://", capsys) as (told, service):
-            await told.until("listening on")
+            await told.until("# listening on")
             for number in range(1, 4):
                 ports[-1].write(f"question {number}\n".encode())
                 async with asyncio.timeout(5):
@@ -346,7 +346,7 @@ def test_socket(capsys: pytest.CaptureFixture[str]) -> None:
         async with serving(f"socket://127.0.0.1:{port}", capsys) as (told, _):
             for _ in range(2):
                 reader, writer = await devices.get()
-                await told.until("listening on")
+                await told.until("# listening on")
                 writer.write(b"hello\n")
                 assert await asyncio.wait_for(reader.readline(), 5) == b"hello\n"
                 writer.close()
@@ -403,7 +403,7 @@ def test_rfc2217(board: Board, capsys: pytest.CaptureFixture[str]) -> None:
 
     async def main() -> None:
         async with serving(f"rfc2217://{server.address}?baud=9600", capsys) as (told, _):
-            await told.until("listening on")
+            await told.until("# listening on")
             board.say("hello\n")
             assert await board.until("\n") == "hello\n"
             assert server.port.baudrate == 9600

@@ -58,12 +58,12 @@ async def serving(
     channel = edgellm_channel(url)
     task = asyncio.create_task(channel.serve(service))
     told = ""
-    while not task.done() and "listening on " not in told:
+    while not task.done() and "# listening on " not in told:
         await asyncio.sleep(0)
         told += capsys.readouterr().err
     if task.done():
         await task
-    server = Server(url, service, told.split()[2])
+    server = Server(url, service, told.split()[3])
     try:
         yield server
     finally:
@@ -288,6 +288,7 @@ def test_stopping_closes_the_clients_and_their_sessions(
         ("tcp://127.0.0.1:7070?idle=soon", "idle is 'soon'"),
         ("tcp://127.0.0.1:7070?baud=9600", "unknown option 'baud'"),
         ("unix://", "no path"),
+        ("unix:///run/a%00b", "no path"),
         ("unix:///run/x?allow=any", "unknown option 'allow'"),
     ],
 )
@@ -313,6 +314,12 @@ def test_a_port_that_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
                 await SocketChannel(server.address).serve(ScriptedService())
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 64, "."])
+def test_names_that_no_host_can_have(host: str) -> None:
+    with pytest.raises(UsageError, match=r"allow=any: "):
+        asyncio.run(SocketChannel(f"tcp://{host}:0?allow=any").serve(ScriptedService()))
 
 
 def test_unix(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

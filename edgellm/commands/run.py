@@ -13,6 +13,7 @@ from edgellm.commands import host
 from edgellm.commands import options as shared
 from edgellm.errors import UsageError
 from edgellm.runtime import Model
+from edgellm.terminal import write
 
 EPILOG = """\
 examples:
@@ -25,8 +26,6 @@ A model with a chat format answers the prompt; one without goes on writing it, a
 printed too. The answer ends with a newline.
 """
 
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-"""What a model must not send to a terminal: it could move the cursor or type for the user."""
 ESCAPES = {"n": "\n", "t": "\t"}
 
 
@@ -68,14 +67,6 @@ async def answer(model: Model, options: argparse.Namespace, text: str) -> None:
                     write("\n")
                     if options.verbose:
                         print(speed(event), file=sys.stderr)
-
-
-def write(text: str) -> None:
-    """Print a piece of the answer at once, in UTF-8 whatever the locale."""
-    if sys.stdout.isatty():
-        text = CONTROL.sub("", text)
-    sys.stdout.buffer.write(text.encode(errors="replace"))
-    sys.stdout.buffer.flush()
 
 
 def prompt(options: argparse.Namespace) -> str:
