@@ -78,16 +78,34 @@ def run(argv: list[str]) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """The `edgellm` command: `run`, with what goes wrong told on standard error."""
+    _open_missing()
     try:
         return run(sys.argv[1:] if argv is None else argv)
     except EdgeError as error:
         if os.environ.get("EDGELLM_DEBUG"):
             raise
-        print(f"edgellm: {error}", file=sys.stderr)
+        print("edgellm:", " ".join(str(error).splitlines()), file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except BrokenPipeError:
-        # The reader of our output has gone. Python would complain again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_output()  # its reader has gone
         return 128 + signal.SIGPIPE
+    except OSError as error:  # a full disk behind standard output, above all
+        if os.environ.get("EDGELLM_DEBUG"):
+            raise
+        _give_up_output()
+        print(f"edgellm: {error}", file=sys.stderr)
+        return 1
+
+
+def _open_missing() -> None:
+    """Python has None for a standard stream that was closed before it started."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
+
+
+def _give_up_output() -> None:
+    """Python would complain again when it flushes standard output at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

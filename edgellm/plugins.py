@@ -5,13 +5,15 @@ from __future__ import annotations
 import functools
 import os
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
+from typing import Any
 
 import pluggy
 
-from edgellm.errors import PluginError
+from edgellm.errors import EdgeError, PluginError
 from edgellm.hookspecs import KINDS
 
 
@@ -104,7 +106,7 @@ def load(kind: str) -> Manager:
             continue
         try:
             module = point.load()
-        except Exception as error:  # a broken plugin must not take the others with it
+        except (Exception, SystemExit) as error:  # a broken plugin must not end the others
             _left_out(repr(point.name), f"{type(error).__name__}: {error}")
             continue
         if manager.is_registered(module):
@@ -120,6 +122,25 @@ def load(kind: str) -> Manager:
     if os.environ.get("EDGELLM_TRACE", "0") != "0":
         _trace(manager)
     return manager
+
+
+def ask(kind: str, **arguments: object) -> Any:
+    """The first answer of the plugins of a kind to its hook, None if all decline.
+
+    Raises PluginError for one that fails, besides what `load` raises.
+    """
+    hook = getattr(load(kind).hook, f"edgellm_{kind}")
+    try:
+        return hook(**arguments)
+    except EdgeError:
+        raise
+    except Exception as error:  # a plugin from outside
+        ran = {frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)}
+        culprit = next(
+            (each.plugin_name for each in hook.get_hookimpls() if each.function.__code__ in ran),
+            "unknown",
+        )
+        raise PluginError(culprit, f"{type(error).__name__}: {error}") from error
 
 
 def describe(kind: str) -> list[About]:

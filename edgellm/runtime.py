@@ -232,7 +232,7 @@ def context_for(checkpoint: Checkpoint, asked: int | None = None) -> int:
 
 def backend(device: str) -> Backend:
     """The backend for a device. Raises BackendError if no plugin has it, or it can't run here."""
-    found: Backend | None = plugins.load("backend").hook.edgellm_backend(device=device)
+    found: Backend | None = plugins.ask("backend", device=device)
     if found is None:
         names = plugins.offered("backend")
         raise BackendError(f"no backend runs on {device!r}; there are: {names}")

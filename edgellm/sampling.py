@@ -137,14 +137,8 @@ class Sampler:
         self.options = options
         self.rng = np.random.Generator(np.random.PCG64(options.seed))
         self.filters: list[tuple[str, Filter]] = []
-        manager = plugins.load("sampler")
         for name in options.chain():
-            try:
-                made = manager.hook.edgellm_sampler(name=name, options=options, tokenizer=tokenizer)
-            except EdgeError:
-                raise
-            except Exception as error:
-                raise PluginError(name, f"{type(error).__name__}: {error}") from error
+            made = plugins.ask("sampler", name=name, options=options, tokenizer=tokenizer)
             if made is None:
                 known = plugins.offered("sampler")
                 raise UsageError(f"samplers has {name!r}, which no plugin offers; known: {known}")

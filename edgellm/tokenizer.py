@@ -125,7 +125,7 @@ def make(data: TokenizerData) -> Tokenizer:
     """
     from edgellm import plugins
 
-    tokenizer: Tokenizer | None = plugins.load("tokenizer").hook.edgellm_tokenizer(data=data)
+    tokenizer: Tokenizer | None = plugins.ask("tokenizer", data=data)
     if tokenizer is None:
         allowed = f"no plugin takes it; there are: {plugins.offered('tokenizer')}"
         raise UnsupportedError(data.file, "tokenizer model", data.model, allowed)

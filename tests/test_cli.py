@@ -388,3 +388,19 @@ def test_stories_are_those_of_llama2_c(
         "run", folder / "stories260K.gguf", "--exact", "--temp", 0, "-c", context, "-p", prompt
     )
     assert done.stdout == (folder / reference).read_text()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_disk_behind_the_output_is_one_line() -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "edgellm", "plugins"], stdout=full, stderr=subprocess.PIPE
+        )
+    assert done.returncode == 1
+    assert done.stderr.decode().splitlines() == ["edgellm: [Errno 28] No space left on device"]
+
+
+def test_closed_standard_streams_are_no_crash() -> None:
+    command = f"{sys.executable} -m edgellm plugins <&- >&-"
+    done = subprocess.run(["sh", "-c", command], capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")

@@ -232,3 +232,17 @@ assert Sampler(options, Vocabulary()).sample(np.array([1, 9, 8, 2], np.float32),
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_hook_that_raises_is_named(install: Install) -> None:
+    install("telegraph", CHANNEL.replace('url.startswith("telegraph:")', "1 / 0"))
+    with pytest.raises(PluginError, match=r"plugin 'telegraph': ZeroDivisionError"):
+        plugins.ask("channel", url="telegraph:")
+
+
+def test_a_plugin_that_wants_to_exit_is_left_out(
+    install: Install, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install("quitter", "import sys\nsys.exit(3)\n")
+    assert "quitter" not in dict(plugins.load("channel").list_name_plugin())
+    assert "plugin 'quitter' not loaded: SystemExit: 3" in capsys.readouterr().err

@@ -149,7 +149,7 @@ def test_a_guest_that_cannot_be_set_up_is_named() -> None:
 
     manager.register(SimpleNamespace(edgellm_sampler=edgellm_sampler), name="guest")
     try:
-        with pytest.raises(PluginError, match="plugin 'top_k': KeyError: 'model'"):
+        with pytest.raises(PluginError, match="plugin 'guest': KeyError: 'model'"):
             Sampler(Sampling(samplers=("top_k",)))
     finally:
         manager.unregister(name="guest")

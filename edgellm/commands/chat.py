@@ -36,4 +36,4 @@ def main(options: argparse.Namespace) -> int:
 
 async def talk(model: Model, options: argparse.Namespace, channel: Channel) -> None:
     async with host.conversations(model, options) as service:
-        await channel.serve(service)
+        await serve.serve_one(channel, service)

@@ -12,7 +12,7 @@ from edgellm import plugins
 from edgellm.channel import Channel, Service
 from edgellm.commands import host
 from edgellm.commands import options as shared
-from edgellm.errors import UsageError
+from edgellm.errors import EdgeError, PluginError, UsageError
 from edgellm.runtime import Model
 
 EPILOG = """\
@@ -52,7 +52,7 @@ def main(options: argparse.Namespace) -> int:
 
 def channel(url: str) -> Channel:
     """The channel that a URL names. Raises UsageError if no plugin knows its scheme."""
-    found: Channel | None = plugins.load("channel").hook.edgellm_channel(url=url)
+    found: Channel | None = plugins.ask("channel", url=url)
     if found is None:
         names = plugins.offered("channel")
         raise UsageError(f"{url}: no channel plugin serves that; there are: {names}")
@@ -69,11 +69,21 @@ async def serve(model: Model, options: argparse.Namespace, channels: Sequence[Ch
             await work
 
 
+async def serve_one(channel: Channel, service: Service) -> None:
+    """Serve a channel; raises PluginError for what is no error of edgellm's."""
+    try:
+        await channel.serve(service)
+    except EdgeError:
+        raise
+    except Exception as error:
+        raise PluginError(channel.url, f"{type(error).__name__}: {error}") from error
+
+
 async def serve_all(channels: Sequence[Channel], service: Service) -> None:
     """Run the channels side by side; if one fails, the others are ended and its error is raised."""
     try:
         async with asyncio.TaskGroup() as group:
             for one in channels:
-                group.create_task(one.serve(service), name=one.url)
+                group.create_task(serve_one(one, service), name=one.url)
     except ExceptionGroup as failed:
         raise failed.exceptions[0] from failed
