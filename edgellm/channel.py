@@ -48,6 +48,10 @@ class Answer(Protocol):
 class Service(Protocol):
     """What a channel may ask of the runtime. All methods are called in the event loop's thread."""
 
+    @property
+    def continues(self) -> bool:
+        """Whether the model goes on with raw text; then no words at all are a question, too."""
+
     def ask(self, session: str, text: str) -> Answer:
         """Put a user's turn to the conversation named `session`.
 

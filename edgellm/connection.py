@@ -44,7 +44,7 @@ class Connection:
         self._service = service
         self._session = session
         self._idle = idle
-        self._lines = Lines()
+        self._lines = Lines(blank=service.continues)
         self._rate = 0
         self._deadline = 0.0
         self._tasks = asyncio.TaskGroup()

@@ -11,6 +11,7 @@ from edgellm.answer import Answer, Request
 from edgellm.sampling import Sampling
 from edgellm.scheduler import Scheduler
 from edgellm.session import Message, Session
+from edgellm.tokenizer import prompt_ids
 
 if TYPE_CHECKING:
     from edgellm.tokenizer import Tokenizer
@@ -68,6 +69,10 @@ class Conversations:
         self._about = dict(about or {})
         self._sessions: dict[str, Session] = {}
         self._dropped = 0
+
+    @property
+    def continues(self) -> bool:
+        return self._render is None
 
     def ask(self, session: str, text: str) -> Answer:
         """See `Service.ask`. Raises ContextError if even the newest turn alone is too long."""
@@ -156,12 +161,7 @@ class Conversations:
             text = continued(messages)
         else:
             text = self._render([self._harmless(message) for message in messages])
-        tokens = self._tokenizer.encode(text, parse_special=self._render is not None)
-        # Templates often write the first token themselves; it must not be there twice.
-        bos = self._tokenizer.encode("", add_special=True)[:1]
-        if bos == [self._tokenizer.bos] and tokens[:1] != bos:
-            tokens = bos + tokens
-        return tokens
+        return prompt_ids(self._tokenizer, text, parse_special=self._render is not None)
 
     def _harmless(self, message: Message) -> Message:
         if message["role"] == "system":  # ours

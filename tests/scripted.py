@@ -59,8 +59,9 @@ class ScriptedService:
     """Implements `edgellm.channel.Service`. An EdgeError in a script ends the answer at its place;
     a script that raises refuses the question."""
 
-    def __init__(self, script: Script = echo) -> None:
+    def __init__(self, script: Script = echo, continues: bool = False) -> None:
         self.script = script
+        self.continues = continues
         self.release = asyncio.Event()
         self.held = asyncio.Event()
         self.asked: list[tuple[str, str]] = []

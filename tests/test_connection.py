@@ -76,6 +76,18 @@ def test_nothing_is_sent_unasked() -> None:
     assert talk(b"\r\n\n") == b""
 
 
+def test_a_blank_line_asks_a_model_that_only_continues() -> None:
+    async def main(continues: bool) -> list[tuple[str, str]]:
+        wire, service = MemoryWire(), ScriptedService(continues=continues)
+        wire.say(b"\r\n")
+        wire.hang_up()
+        await Connection(wire, service, NAME).run()
+        return service.asked
+
+    assert asyncio.run(main(continues=True)) == [(NAME, "")]
+    assert asyncio.run(main(continues=False)) == []
+
+
 def test_questions_one_after_another() -> None:
     async def main() -> None:
         async with connect() as peer:

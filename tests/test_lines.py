@@ -67,6 +67,17 @@ def test_receive(data: bytes, events: list[object]) -> None:
     assert Lines(LIMIT).receive(data + b"trailing") == events
 
 
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+def test_blank_lines_may_be_questions(end: bytes) -> None:
+    data = end + b"hi" + end + end
+    lines = Lines(blank=True)
+    events = [event for byte in data for event in lines.receive(bytes([byte]))]
+    assert events == Lines(blank=True).receive(data)
+    assert events == [Question(""), Question("hi"), Question("")]
+    assert lines.receive_end() == []
+    assert Lines().receive(data) == [Question("hi")]
+
+
 def test_receive_waits_for_the_line_ending() -> None:
     lines = Lines()
     assert lines.receive(b"hel") == []

@@ -2,7 +2,8 @@
 
 From the peer, UTF-8 lines ended by LF, CR or CRLF:
 
-    what is a lamp?         a question; blank lines are ignored
+    what is a lamp?         a question; a blank line is ignored, or asks a model that only
+                            goes on with raw text to begin one
     /stop                   a command, see COMMANDS (a space before it makes it a question)
 
 To the peer:
@@ -80,15 +81,15 @@ COMMANDS = {
 }
 
 
-def parse(line: str, commands: dict[str, Usage] = COMMANDS) -> Event | None:
-    """Read one line without its ending; None for a blank one.
+def parse(line: str, commands: dict[str, Usage] = COMMANDS, blank: bool = False) -> Event | None:
+    """Read one line without its ending; None for a blank one, unless `blank` makes it a question.
 
     Backspaces erase, other control characters are dropped: a terminal without echo sends the
     former, noise on a line the latter.
     """
     text = _typed(line)
     if not text.strip():
-        return None
+        return Question(text) if blank else None
     if not text.startswith("/"):
         return Question(text)
     name, _, argument = text[1:].rstrip().partition(" ")
@@ -122,12 +123,17 @@ def _typed(line: str) -> str:
 class Lines:
     """One peer's line, both ways. Every method but `receive*` returns bytes to send, in order."""
 
-    def __init__(self, limit: int = MAX_LINE, commands: dict[str, Usage] = COMMANDS) -> None:
+    def __init__(
+        self, limit: int = MAX_LINE, commands: dict[str, Usage] = COMMANDS, blank: bool = False
+    ) -> None:
+        """`blank` lines are questions of no words, else they are ignored."""
         self.dot = False
         """Whether answers begun from now on end with a dot line."""
         self._limit = limit
         self._commands = commands
+        self._blank = blank
         self._line = bytearray()
+        self._after_return = False  # an LF that comes next belongs to a CR
         self._skipping = False  # the rest of a refused line, up to its end
         self._dotted = False
         self._begun = False  # this answer has text
@@ -138,9 +144,14 @@ class Lines:
         """Take what the peer sent, cut anywhere. Garbage becomes Rejected, never an exception."""
         events: list[Event] = []
         for piece in re.split(rb"([\r\n\0])", data):
-            if piece in (b"\r", b"\n"):  # the LF of CRLF ends a blank line, which is ignored
+            if not piece:
+                continue
+            after_return, self._after_return = self._after_return, piece == b"\r"
+            if piece == b"\n" and after_return:
+                continue
+            if piece in (b"\r", b"\n"):
                 events += self._end_line()
-            elif self._skipping or not piece:
+            elif self._skipping:
                 continue
             elif piece == b"\0":
                 events.append(self._refuse("zero byte: only lines of text are understood"))
@@ -152,7 +163,7 @@ class Lines:
 
     def receive_end(self) -> list[Event]:
         """The peer has ended its side: what it left without a line ending counts as a line."""
-        return self._end_line()
+        return self._end_line() if self._line or self._skipping else []
 
     def _refuse(self, reason: str) -> Rejected:
         self._line.clear()
@@ -165,7 +176,7 @@ class Lines:
         if skipped:
             return []
         try:
-            event = parse(line.decode(), self._commands)
+            event = parse(line.decode(), self._commands, self._blank)
         except UnicodeDecodeError as error:
             event = Rejected(f"byte {error.start} of the line is not UTF-8")
         return [] if event is None else [event]
