@@ -29,8 +29,8 @@ bench: $(VENV)/.developing  ## run the benchmarks
 	$(BIN)/pytest -q --override-ini python_files='bench_*.py' tests/benchmarks
 
 model: $(VENV)/.installed  ## train the model inside the package anew (most of an hour on one core)
-	$(BIN)/python -m edgellm.default_model edgellm/default_model.gguf
-	$(BIN)/python -m edgellm.evaluation --report edgellm/default_model.json
+	$(BIN)/python -m edgellm.training.default_model edgellm/default_model.gguf
+	$(BIN)/python -m edgellm.training.evaluation --report edgellm/training/default_model.json
 
 clean:  ## remove what was installed and built here
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

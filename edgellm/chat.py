@@ -73,7 +73,7 @@ class Chat:
                 bos_token=str(tokens.get("bos_token") or ""),
                 eos_token=str(tokens.get("eos_token") or ""),
             )
-        from edgellm import sandbox
+        from edgellm.template import sandbox
 
         given = {
             "tools": None,

@@ -112,7 +112,8 @@ def words(path: str | Path) -> Words:
 
 
 def _read_gguf(path: Path) -> Checkpoint:
-    from edgellm import families, gguf
+    from edgellm import gguf
+    from edgellm.gguf import families
 
     file = gguf.read(path)
     return Checkpoint(

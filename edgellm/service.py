@@ -38,9 +38,9 @@ class Conversations:
     A conversation that no longer fits the context loses its oldest turns, never its system message.
 
     Prompts are rendered and encoded in the event loop's thread. That takes milliseconds, but a
-    template made to be slow may take what `edgellm.sandbox` allows it, two seconds and a little for
-    each message, and so hold up all sessions: once a question, where turns must be dropped of n at
-    most log2(n) + 3 times.
+    template made to be slow may take what `edgellm.template.sandbox` allows it, two seconds and a
+    little for each message, and so hold up all sessions: once a question, where turns must be
+    dropped of n at most log2(n) + 3 times.
     """
 
     def __init__(

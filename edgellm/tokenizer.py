@@ -26,7 +26,7 @@ class TokenizerData:
     pre: str = ""
     """The pre-tokenizer's name in GGUF's terms ("llama-bpe", "qwen2", …); "" where absent."""
     splits: tuple[str, ...] = ()
-    """Pre-tokenizing steps by name (`edgellm.splitting.STEPS`), where the file lists them itself;
+    """Pre-tokenizing steps by name (`edgellm.pre_tokenizer.STEPS`), where the file lists them;
     empty: those that `pre` stands for."""
     tokens: Sequence[str] = ()
     """Texts by id, as the file spells them; of equal ones the first is encoded."""
@@ -147,9 +147,9 @@ def tokenizer_data_from_gguf(
 
     Raises FormatError for keys of the wrong type, length or range.
     """
-    from edgellm import gguf_vocabulary
+    from edgellm.gguf import vocabulary
 
-    return gguf_vocabulary.read(metadata, str(file))
+    return vocabulary.read(metadata, str(file))
 
 
 def tokenizer_data_from_folder(folder: str | os.PathLike[str]) -> TokenizerData | None:
@@ -157,9 +157,9 @@ def tokenizer_data_from_folder(folder: str | os.PathLike[str]) -> TokenizerData 
 
     Raises FormatError for a broken file, UnsupportedError for a component that isn't known.
     """
-    from edgellm import huggingface_vocabulary
+    from edgellm.huggingface import vocabulary
 
-    return huggingface_vocabulary.read(Path(folder))
+    return vocabulary.read(Path(folder))
 
 
 def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from tinygrad import Tensor, TinyJit, dtypes
 
 from edgellm.config import Config, Layer
-from edgellm.dialogues.rows import IGNORED
 from edgellm.model import Linear, Position, Transformer, linear
-from edgellm.products import product, tiled_linear
-from edgellm.untrained import Weights
+from edgellm.training.dialogues.rows import IGNORED
+from edgellm.training.initial_weights import Weights
+from edgellm.training.matrix_product import product, tiled_linear
 
 Batch = tuple[NDArray[np.int32], NDArray[np.int32]]
 """Tokens and targets, each (B, T)."""
@@ -74,8 +74,8 @@ def rate(step: int, steps: int, peak: float, warm_up: int = 200) -> float:
 class Trainer:
     """A Transformer whose weights follow the gradient of the answers' cross-entropy.
 
-    `tiled` computes by `edgellm.products`, which suits a CPU: then every dimension of the model,
-    and B*T, must be a multiple of 16.
+    `tiled` computes by `edgellm.training.matrix_product`, which suits a CPU: then every dimension
+    of the model, and B*T, must be a multiple of 16.
     """
 
     def __init__(

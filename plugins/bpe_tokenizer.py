@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 from edgellm.errors import UnsupportedError
 from edgellm.hookspecs import hookimpl
-from edgellm.merging import merge
-from edgellm.splitting import PRE_TOKENIZERS, words
+from edgellm.merges import merge
+from edgellm.pre_tokenizer import PRE_TOKENIZERS, words
 from edgellm.tokenizer import Tokenizer, TokenizerData
 from edgellm.vocabulary import Vocabulary
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from edgellm.hookspecs import hookimpl
-from edgellm.merging import merge
+from edgellm.merges import merge
 from edgellm.tokenizer import BYTE, CONTROL, UNKNOWN, Tokenizer, TokenizerData
 from edgellm.vocabulary import Vocabulary
 

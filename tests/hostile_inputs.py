@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from edgellm import gguf_values
+from edgellm.gguf import values as gguf_values
 
 BOUNDARIES = [0, 1, 2, 3, 255, 65535, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**63 - 1, 2**63]
 BOUNDARIES += [2**64 - 1, 2**64 - 8, 2**64 - 32, 10**9]

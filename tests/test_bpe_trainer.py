@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgellm import bpe_trainer, tokenizer
+from edgellm import tokenizer
+from edgellm.training import bpe_trainer
 
 TEXTS = ["the lamp is on", "the lamp is off", "the light is on", "set it to 21 degrees"] * 3
 DATA = bpe_trainer.train(TEXTS, 300, ["<|im_end|>", "<|im_start|>"])

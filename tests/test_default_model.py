@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 import edgellm
-from edgellm import checkpoint, default_model, runtime, tokenizer
-from edgellm.evaluation import evaluate, talks
+from edgellm import checkpoint, runtime, tokenizer
 from edgellm.runtime import Model
+from edgellm.training import default_model
+from edgellm.training.evaluation import evaluate, talks
 
 MOST_BYTES = 2_000_000
 

@@ -9,11 +9,12 @@ from random import Random
 import numpy as np
 import pytest
 
-from edgellm import bpe_trainer, tokenizer
-from edgellm.dialogues import actions, conversation, noise, phrases, things, values, words
-from edgellm.dialogues.commands import UNSEEN_SET
-from edgellm.dialogues.rows import CONTROL, IGNORED, encode, rows
+from edgellm import tokenizer
 from edgellm.tokenizer import Tokenizer
+from edgellm.training import bpe_trainer
+from edgellm.training.dialogues import actions, conversation, noise, phrases, things, values, words
+from edgellm.training.dialogues.commands import UNSEEN_SET
+from edgellm.training.dialogues.rows import CONTROL, IGNORED, encode, rows
 
 UNSEEN_NOUNS = (
     *words.UNSEEN_SWITCHED, *words.UNSEEN_OPENED, *words.UNSEEN_STARTED, *words.UNSEEN_LOCKED,

@@ -7,7 +7,7 @@ import pytest
 
 from edgellm.config import Config, Yarn
 from edgellm.errors import FormatError, UnsupportedError
-from edgellm.families import config_from_gguf
+from edgellm.gguf.families import config_from_gguf
 from edgellm.tensor import MappedTensor
 
 KEYS = {

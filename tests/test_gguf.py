@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from edgellm import gguf, quant
 from edgellm.errors import FormatError, UnsupportedError, UsageError
-from edgellm.gguf_values import string
+from edgellm.gguf.values import string
 from edgellm.tensor import MappedTensor
 
 FAMILIES = ("llama", "gpt2", "gemma3", "phi3", "qwen2", "lfm2")

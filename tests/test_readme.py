@@ -99,6 +99,20 @@ def test_the_python_interface_does_what_is_shown(capsys: pytest.CaptureFixture[s
     given["model"].close()
 
 
+@pytest.mark.usefixtures("cpu")
+def test_the_default_model_talks_as_is_shown() -> None:
+    (shown,) = [block for block in blocks("text") if block.startswith("> ")]
+    lines = shown.strip().splitlines()
+    questions = [line.removeprefix("> ") for line in lines[::2]]
+    done = subprocess.run(
+        [sys.executable, "-m", "edgellm", "chat"],
+        input="\n".join(questions),
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.splitlines() == lines[1::2]
+
+
 def test_every_file_and_folder_that_is_named_is_there() -> None:
     named = set(re.findall(r"`((?:edgellm|tests|backends|plugins|boards|\.ci)/[\w./]*)`", README))
     assert len(named) >= 5

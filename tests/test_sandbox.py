@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgellm import sandbox
 from edgellm.errors import TemplateError
-from edgellm.meter import DEADLINE_S
+from edgellm.template import sandbox
+from edgellm.template.meter import DEADLINE_S
 
 NOW = datetime(2026, 1, 2)
 
@@ -129,7 +129,7 @@ def test_a_hostile_template_fails_soon(source: str) -> None:
 CHILD = """
 import json, resource, sys
 from datetime import datetime
-from edgellm import sandbox
+from edgellm.template import sandbox
 from edgellm.errors import TemplateError
 sandbox.render("{{ 1 }}", {}, datetime.now())
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()

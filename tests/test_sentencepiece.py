@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from edgellm import sentencepiece
 from edgellm.errors import FormatError, UnsupportedError
+from edgellm.huggingface import sentencepiece
 
 DATA = Path(__file__).parent / "data" / "tokenizers"
 Value = int | float | bytes

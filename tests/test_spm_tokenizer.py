@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgellm.merging import merge
+from edgellm.merges import merge
 from edgellm.tokenizer import (
     BYTE,
     CONTROL,

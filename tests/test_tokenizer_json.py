@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from edgellm import tokenizer_json
 from edgellm.errors import FormatError, UnsupportedError
+from edgellm.huggingface import tokenizer_json
 from edgellm.tokenizer import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, TokenizerData
 
 Settings = dict[str, Any]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from edgellm.untrained import llama
+from edgellm.training.initial_weights import llama
 
 if TYPE_CHECKING:
     from edgellm.tune import Batch, Trainer

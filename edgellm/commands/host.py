@@ -30,7 +30,7 @@ def load(options: argparse.Namespace, slots: int = 1) -> Model:
     Sampler(shared.sampling(options, checkpoint.sampling), tokenizer)
     chat = for_model(checkpoint, **shared.chat_template(options))
     if chat.template is not None and not options.no_conversation:
-        from edgellm import sandbox  # Jinja takes time to import
+        from edgellm.template import sandbox  # Jinja takes time to import
 
         sandbox.compile(chat.template)
     with progress.bar() as shown:

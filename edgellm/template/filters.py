@@ -9,7 +9,7 @@ from typing import Any, Literal
 import jinja2
 from jinja2 import filters, nodes
 
-from edgellm.meter import ELEMENT, METER
+from edgellm.template.meter import ELEMENT, METER
 
 
 def _center(value: Any, width: int = 80) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from edgellm.dialogues import phrases, words
-from edgellm.dialogues.conversation import BEFORE, Conversation
-from edgellm.dialogues.noise import mistype_around
-from edgellm.dialogues.things import thing
+from edgellm.training.dialogues import phrases, words
+from edgellm.training.dialogues.conversation import BEFORE, Conversation
+from edgellm.training.dialogues.noise import mistype_around
+from edgellm.training.dialogues.things import thing
 
 
 def small_talk(c: Conversation) -> None:

@@ -51,7 +51,7 @@ class _Vocabulary(Keys):
         value = self.get(name)
         if value is None:
             return default
-        if value in (-1, NO_TOKEN):
+        if isinstance(value, int) and value in (-1, NO_TOKEN):
             return None
         return self.integer(name, None, 0, count - 1)
 

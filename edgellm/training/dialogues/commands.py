@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from edgellm.dialogues import words
-from edgellm.dialogues.actions import ACTIONS, COMMON
-from edgellm.dialogues.conversation import Conversation, done
-from edgellm.dialogues.noise import mistype_around
-from edgellm.dialogues.things import Thing, thing
-from edgellm.dialogues.values import duration, moment, value
+from edgellm.training.dialogues import words
+from edgellm.training.dialogues.actions import ACTIONS, COMMON
+from edgellm.training.dialogues.conversation import Conversation, done
+from edgellm.training.dialogues.noise import mistype_around
+from edgellm.training.dialogues.things import Thing, thing
+from edgellm.training.dialogues.values import duration, moment, value
 
 
 def pick_action(talk_: Conversation) -> str:

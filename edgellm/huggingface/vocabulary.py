@@ -12,8 +12,9 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from edgellm import json_file, sentencepiece, tokenizer_json
+from edgellm import json_file
 from edgellm.errors import FormatError, UnsupportedError, UsageError
+from edgellm.huggingface import sentencepiece, tokenizer_json
 from edgellm.tokenizer import CONTROL, NORMAL, UNUSED, USER_DEFINED, TokenizerData
 
 SMALL_LIMIT = 16 << 20

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from random import Random
 
-from edgellm.dialogues.actions import Action
-from edgellm.dialogues.noise import finish, mistype_around
-from edgellm.dialogues.things import Thing
+from edgellm.training.dialogues.actions import Action
+from edgellm.training.dialogues.noise import finish, mistype_around
+from edgellm.training.dialogues.things import Thing
 
 BEFORE = (
     "please ", "please ", "could you ", "can you ", "would you ", "hey, ", "hey ", "edgellm, ",

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgellm.splitting import PRE_TOKENIZERS, STEPS, named_step, words
+from edgellm.pre_tokenizer import PRE_TOKENIZERS, STEPS, named_step, words
 
 TEXTS = st.text() | st.text(" \n\r\tabAB1'²é\x1c\u3000!_東", max_size=40)
 

@@ -8,9 +8,9 @@ from random import Random
 import numpy as np
 from numpy.typing import NDArray
 
-from edgellm.dialogues.conversation import Conversation
-from edgellm.dialogues.scenes import scene
 from edgellm.tokenizer import Tokenizer
+from edgellm.training.dialogues.conversation import Conversation
+from edgellm.training.dialogues.scenes import scene
 
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"

@@ -19,9 +19,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgellm import gguf_values, quant
+from edgellm import quant
 from edgellm.errors import FormatError, UnsupportedError
-from edgellm.gguf_values import ARRAY, BOOL, SCALARS, STRING
+from edgellm.gguf import values
+from edgellm.gguf.values import ARRAY, BOOL, SCALARS, STRING
 from edgellm.tensor import MappedTensor, map_file
 
 MAGIC = b"GGUF"
@@ -323,8 +324,8 @@ def write(
         raise UnsupportedError(path, "general.alignment", alignment, "it must be a power of two")
     header = [MAGIC, struct.pack("<IQQ", 3, len(stored), len(metadata))]
     for key, value in metadata.items():
-        kind, encoded = gguf_values.encode(path, key, value)
-        header += [gguf_values.string(key), struct.pack("<I", kind), encoded]
+        kind, encoded = values.encode(path, key, value)
+        header += [values.string(key), struct.pack("<I", kind), encoded]
     offset = 0
     for name, tensor in zip(tensors, stored, strict=True):
         rank, kind_id = len(tensor.shape), quant.TYPES[tensor.type].id
@@ -332,7 +333,7 @@ def write(
             what = f"{tensor.type} of {rank} dimensions"
             raise UnsupportedError(path, f"type of {name}", what, "GGUF can't hold that")
         layout = struct.pack(f"<I{rank}QIQ", rank, *tensor.shape[::-1], kind_id, offset)
-        header += [gguf_values.string(name), layout]
+        header += [values.string(name), layout]
         offset += _padded(tensor.nbytes, alignment)
     begin = b"".join(header)
     partial = path.with_name(f".{path.name}.{os.getpid()}")

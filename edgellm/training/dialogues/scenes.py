@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
-from edgellm.dialogues.commands import (
+from edgellm.training.dialogues.commands import (
     command,
     everything,
     follow_up,
@@ -13,9 +13,9 @@ from edgellm.dialogues.commands import (
     timed_command,
     two_things,
 )
-from edgellm.dialogues.conversation import Conversation
-from edgellm.dialogues.questions import hint, incomplete, measure, status
-from edgellm.dialogues.talk import cannot, gibberish, off_topic, small_talk
+from edgellm.training.dialogues.conversation import Conversation
+from edgellm.training.dialogues.questions import hint, incomplete, measure, status
+from edgellm.training.dialogues.talk import cannot, gibberish, off_topic, small_talk
 
 SCENES: tuple[tuple[Callable[[Conversation], None], float], ...] = (
     (command, 28), (follow_up, 16), (setting, 12), (timed_command, 10), (incomplete, 8),

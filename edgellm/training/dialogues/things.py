@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
-from edgellm.dialogues import words
-from edgellm.dialogues.noise import mistype
+from edgellm.training.dialogues import words
+from edgellm.training.dialogues.noise import mistype
 
 KINDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "switched": (words.SWITCHED, words.UNSEEN_SWITCHED),

@@ -29,9 +29,9 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Cycler, Joiner, Namespace
 from jinja2.visitor import NodeTransformer
 
-from edgellm import template_filters
 from edgellm.errors import TemplateError
-from edgellm.meter import METER, Meter
+from edgellm.template import filters
+from edgellm.template.meter import METER, Meter
 
 SOURCE_LIMIT = 128 * 1024
 """Characters of a template; the longest published ones have about 20,000."""
@@ -58,7 +58,7 @@ _FILTERS = """
     groupby int items last length list lower map max min random reject rejectattr reverse safe
     select selectattr slice sort string title truncate unique upper urlencode wordcount
 """
-"""Jinja's own filters that take linear time; those of `template_filters` judge their arguments
+"""Jinja's own filters that take linear time; those of `filters` judge their arguments
 first, and the rest (`pprint`, `urlize`, `wordwrap`, …) are for web pages."""
 
 
@@ -147,7 +147,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         known: dict[str, Callable[..., Any]] = {
             name: self.filters[name] for name in _FILTERS.split()
         }
-        known |= template_filters.FILTERS
+        known |= filters.FILTERS
         self.filters = {name: _metered(function) for name, function in known.items()}
         self.filters |= {
             "(turns)": lambda value: METER.get().turns(value),

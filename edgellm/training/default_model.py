@@ -1,4 +1,4 @@
-"""Makes the model inside the package: `python -m edgellm.default_model MODEL.gguf`.
+"""Makes the model inside the package: `python -m edgellm.training.default_model MODEL.gguf`.
 
 Everything follows from the seed: the vocabulary, the first weights, the dialogues and their order.
 """
@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgellm import bpe_trainer, runtime, tokenizer, untrained
-from edgellm.dialogues import conversation
-from edgellm.dialogues.rows import CONTROL, TEMPLATE, rows
-from edgellm.model_writer import write_llama
+from edgellm import runtime, tokenizer
+from edgellm.training import bpe_trainer, initial_weights
+from edgellm.training.dialogues import conversation
+from edgellm.training.dialogues.rows import CONTROL, TEMPLATE, rows
+from edgellm.training.model_writer import write_llama
 
 if TYPE_CHECKING:
     from edgellm.tokenizer import Tokenizer, TokenizerData
@@ -36,7 +37,7 @@ SHAPES = (*[(24, 96)] * 9, *[(8, 256)] * 2, (4, 512))
 ABOUT: dict[str, object] = {
     "name": "edgellm default",
     "description": "Answers commands to household, garden and workshop devices; trained by "
-    "edgellm.default_model on dialogues that edgellm.dialogues makes up",
+    "edgellm.training.default_model on dialogues that edgellm.training.dialogues makes up",
     "author": "the edgellm project",
     "license": "MIT",
     "sampling.temp": 0.0,  # a device's name and number have one right spelling
@@ -62,7 +63,9 @@ def batches(seed: int, vocabulary: Tokenizer, step: int) -> Batch:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m edgellm.default_model", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m edgellm.training.default_model", description=__doc__
+    )
     parser.add_argument("file", type=Path, help="the GGUF file to write")
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--seed", type=int, default=SEED)
@@ -72,16 +75,16 @@ def main(arguments: list[str] | None = None) -> int:
 
     data = vocabulary(options.seed)
     reader = tokenizer.make(data)
-    write = functools.partial(
-        write_llama, options.file, tokenizer=data, template=TEMPLATE, about=ABOUT
-    )
-    config, weights = untrained.llama(
+    # What was there before is replaced only by what is complete.
+    draft = options.file.with_name(f"{options.file.stem}.partial.gguf")
+    write = functools.partial(write_llama, draft, tokenizer=data, template=TEMPLATE, about=ABOUT)
+    config, weights = initial_weights.llama(
         VOCABULARY, DIM, LAYERS, HEADS, KV_HEADS, HIDDEN, CONTEXT, options.seed
     )
     write(config, weights)
     # Opening a first model lets the backend point tinygrad, which may not have been imported until
     # then, at this machine's compiler; what is lacking shows at once and not after the training.
-    runtime.load(options.file).close()
+    runtime.load(draft).close()
     from edgellm.tune import Trainer, train
 
     trainer = Trainer(config, weights)
@@ -101,6 +104,7 @@ def main(arguments: list[str] | None = None) -> int:
         options.every,
         report,
     )
+    draft.replace(options.file)
     return 0
 
 

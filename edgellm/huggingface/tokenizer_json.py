@@ -14,7 +14,7 @@ from typing import Literal
 
 from edgellm import json_file
 from edgellm.errors import FormatError, UnsupportedError
-from edgellm.splitting import PRE_TOKENIZERS, named_step
+from edgellm.pre_tokenizer import PRE_TOKENIZERS, named_step
 from edgellm.tokenizer import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, TokenizerData
 
 LIMIT = 64 << 20

@@ -3,6 +3,6 @@
 `conversation` makes one; `held_out=True` uses nouns, places and phrasings that training never sees.
 """
 
-from edgellm.dialogues.scenes import conversation
+from edgellm.training.dialogues.scenes import conversation
 
 __all__ = ["conversation"]

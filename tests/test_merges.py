@@ -7,7 +7,7 @@ from time import process_time
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgellm.merging import merge
+from edgellm.merges import merge
 
 
 def naive(parts: list[str], ranks: Mapping[str, int], joint: str) -> list[str]:

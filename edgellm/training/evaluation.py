@@ -1,4 +1,4 @@
-"""How well a model answers held-out dialogues: `python -m edgellm.evaluation [MODEL.gguf]`."""
+"""How well a model answers held-out dialogues: `python -m edgellm.training.evaluation [MODEL]`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-from edgellm.dialogues import conversation
-from edgellm.dialogues.rows import encode
 from edgellm.runtime import Model, load
+from edgellm.training.dialogues import conversation
+from edgellm.training.dialogues.rows import encode
 
 SEED = 7
 
@@ -64,7 +64,9 @@ def talks(seed: int, count: int, held_out: bool) -> Iterable[list[tuple[str, str
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m edgellm.evaluation", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m edgellm.training.evaluation", description=__doc__
+    )
     parser.add_argument("file", nargs="?", type=Path, help="a GGUF file; the default model if none")
     parser.add_argument("--count", type=int, default=300, help="conversations of each kind")
     parser.add_argument("--report", type=Path, help="a JSON file for the result")

@@ -6,7 +6,7 @@ import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from edgellm.splitting import PRE_TOKENIZERS, words
+from edgellm.pre_tokenizer import PRE_TOKENIZERS, words
 from edgellm.tokenizer import CONTROL, NORMAL, TokenizerData
 
 Pair = tuple[str, str]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from edgellm.dialogues import phrases, words
-from edgellm.dialogues.actions import ACTIONS
-from edgellm.dialogues.commands import pick_action
-from edgellm.dialogues.conversation import Conversation, done
-from edgellm.dialogues.things import Thing, thing
-from edgellm.dialogues.values import value
+from edgellm.training.dialogues import phrases, words
+from edgellm.training.dialogues.actions import ACTIONS
+from edgellm.training.dialogues.commands import pick_action
+from edgellm.training.dialogues.conversation import Conversation, done
+from edgellm.training.dialogues.things import Thing, thing
+from edgellm.training.dialogues.values import value
 
 
 def status(c: Conversation) -> None:

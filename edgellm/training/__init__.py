@@ -1,0 +1,1 @@
+"""What makes the model inside the package: dialogues, vocabulary, first weights, evaluation."""
