@@ -28,6 +28,8 @@ class Request:
     stop: tuple[str, ...] = ()
     echo: str = ""
     """Text that the answer begins with."""
+    reply: bool = False
+    """Whether the answer is a text of its own, not the rest of the prompt's."""
 
 
 class Answer:

@@ -47,9 +47,11 @@ class Generation:
         max_tokens: int = -1,
         stop: Sequence[str] = (),
         echo: str = "",
+        reply: bool = False,
     ) -> None:
         """`tokens` is the prompt. A negative `max_tokens` goes on until the context is full; `echo`
-        is text that the answer begins with.
+        is text that the answer begins with. A `reply` is a text of its own: the space that some
+        vocabularies put before every text is dropped, as it is after a prompt of nothing but bos.
 
         Raises ContextError if the prompt is longer than the context, UsageError if it is empty or
         holds ids that the model doesn't have.
@@ -65,7 +67,8 @@ class Generation:
         self._sampler = Sampler(sampling, tokenizer)
         self._text = TextStream(tokenizer, stop)
         self._echo = echo
-        self._space = " " if list(tokens) == [tokenizer.bos] and _adds_space(tokenizer) else ""
+        begins = reply or list(tokens) == [tokenizer.bos]
+        self._space = " " if begins and _adds_space(tokenizer) else ""
         self._started = time.perf_counter()
         self._first: float | None = None
 

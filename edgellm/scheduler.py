@@ -108,6 +108,7 @@ class Scheduler:
             request.max_tokens,
             request.stop,
             request.echo,
+            request.reply,
         )
         answer = session.answer = Answer(session, generation)
         if generation.limit == generation.prompt_tokens:

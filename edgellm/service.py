@@ -87,6 +87,7 @@ class Conversations:
             self._max_tokens,
             self._stop,
             echo="" if self._render else text,
+            reply=self._render is not None,
         )
         answer = self._scheduler.submit(conversation, request)
         conversation.messages = messages

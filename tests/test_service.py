@@ -8,10 +8,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toy_executor import BOS, EOS, TURN, ToyExecutor, ToyTokenizer
+from toy_executor import BOS, EOS, TURN, VOCAB, ToyExecutor, ToyTokenizer
 
 import edgellm
 from edgellm.answer import Answer
@@ -282,6 +283,32 @@ def test_the_first_token_is_there_once() -> None:
             return super().encode(text, False, parse_special)
 
     serve(test, tokenizer=NoBos(), render=lambda messages: messages[-1]["content"] + "!")
+
+
+def test_a_reply_begins_without_the_space_that_the_vocabulary_adds() -> None:
+    class Spaced(ToyTokenizer):
+        def encode(
+            self, text: str, add_special: bool = False, parse_special: bool = False
+        ) -> list[int]:
+            return super().encode(" " + text, add_special, parse_special)
+
+    class Hello(ToyExecutor):
+        def _logits(self, tokens: Any) -> Any:
+            said = " Hello!!!!!!!!!!"[len(tokens) - prompt]
+            return np.eye(VOCAB, dtype=np.float32)[ord(said)]
+
+    prompt = len(Spaced().encode("hi", add_special=True))
+
+    async def test(service: Conversations) -> None:
+        text, _ = await collect(service.ask("a", "hi"))
+        assert text.startswith("Hello!")
+
+    serve(
+        test,
+        executor=Hello(context=64),
+        tokenizer=Spaced(),
+        render=lambda messages: messages[-1]["content"],
+    )
 
 
 def test_without_a_format_the_model_continues_the_text() -> None:
