@@ -95,10 +95,14 @@ def targets(folder: Path) -> list[tuple[str, Path, Path, Mutate, int]]:
     return found
 
 
+def address_space() -> int:
+    """Bytes that this process has mapped."""
+    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+
+
 def limit_memory(size: int) -> None:
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-    resource.setrlimit(resource.RLIMIT_AS, (used + HEADROOM + size, hard))
+    resource.setrlimit(resource.RLIMIT_AS, (size, hard))
 
 
 def on_alarm(number: int, frame: FrameType | None) -> None:
@@ -137,14 +141,15 @@ def main(folder: Path, count: int, seed: int, only: str | None) -> dict[str, obj
     failures: list[dict[str, object]] = []
     slowest = 0.0
     weights = [target[4] for target in kinds]
-    limit_memory(8 << 20)  # the largest inputs are this long
     gc.collect()
+    used = address_space()
     for number in range(count):
         rng = random.Random(seed * 1_000_003 + number)
         name, file, path, mutate, _ = rng.choices(kinds, weights)[0]
         raw = mutate(rng)
         file.unlink()  # a map of the last input may live on; never change a mapped file
         file.write_bytes(raw)
+        limit_memory(used + HEADROOM + len(raw))
         before = time.process_time()
         outcome, text = attempt(path)
         slowest = max(slowest, time.process_time() - before)
