@@ -8,7 +8,8 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from edgellm.errors import FormatError, UsageError
+from edgellm import bounded_file
+from edgellm.errors import FormatError
 
 MAX_NESTING = 32
 MAX_DIGITS = 20
@@ -25,14 +26,7 @@ def read(path: str | Path, limit: int) -> dict[str, object]:
     Raises FormatError, UsageError where the file can't be opened.
     """
     path = Path(path)
-    try:
-        size = path.stat().st_size
-        if size > limit:
-            raise FormatError(path, "size", size, f"up to {limit} bytes are allowed")
-        raw = path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from error
-    return parse(raw, path)
+    return parse(bounded_file.read(path, limit), path)
 
 
 def parse(raw: bytes, file: str | Path) -> dict[str, object]:

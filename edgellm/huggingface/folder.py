@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from edgellm import advice, json_file, safetensors, tokenizer
+from edgellm import advice, bounded_file, json_file, safetensors, tokenizer
 from edgellm.checkpoint import Checkpoint, Provenance, Words
-from edgellm.errors import FormatError, UsageError
+from edgellm.errors import FormatError
 from edgellm.huggingface import config as configurations
 from edgellm.huggingface.tensors import canonical
 
@@ -67,14 +67,7 @@ def template(folder: Path) -> str | None:
     """
     path = folder / "chat_template.jinja"
     if path.is_file():
-        try:
-            with path.open("rb") as file:
-                raw = file.read(MAX_TEMPLATE + 1)
-        except OSError as error:
-            raise UsageError(f"{path}: {error.strerror}") from error
-        if len(raw) > MAX_TEMPLATE:
-            allowed = f"up to {MAX_TEMPLATE} bytes are allowed"
-            raise FormatError(path, "size", path.stat().st_size, allowed)
+        raw = bounded_file.read(path, MAX_TEMPLATE)
         try:
             return raw.decode()
         except UnicodeDecodeError:

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgellm.errors import FormatError, UnsupportedError, UsageError
+from edgellm import bounded_file
+from edgellm.errors import FormatError, UnsupportedError
 from edgellm.tokenizer import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
 
 LIMIT = 64 << 20
@@ -41,14 +42,7 @@ def read(path: Path) -> SentencePieceModel:
     Raises FormatError for a broken file, UnsupportedError for models other than BPE or with a
     normalisation of their own.
     """
-    try:
-        size = path.stat().st_size
-        if size > LIMIT:
-            raise FormatError(path, "size", size, f"up to {LIMIT} bytes are allowed")
-        data = path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from error
-    return _Reader(path).model(data)
+    return _Reader(path).model(bounded_file.read(path, LIMIT))
 
 
 class _Reader:
