@@ -1,0 +1,129 @@
+"""StepGraph: one step of a model as data, kernels, buffers and calls in order; no tinygrad needed.
+
+A graph is written for one row, that is one token at its position in its slot. Row buffers hold one
+such piece for each row of a step, one after another, so the same graph decodes one sequence or
+several and computes the chunks of a prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+Role = Literal["weight", "table", "state", "row", "tokens", "positions"]
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """Memory that calls read or write."""
+
+    role: Role
+    """weight: packed, from the file. table: numbers that follow from the configuration, computed
+    when the model is opened. state: what one layer remembers, all slots. row: scratch, `nbytes` for
+    each row of the step. tokens, positions: of the step's rows, int32."""
+    name: str = ""
+    """Of a weight the blob's name; of a table "rope.N" (positions, 2, R/2), "learned" (positions,
+    D) or "slopes" (H,), float32; of a state the layer's number."""
+    nbytes: int = 0
+    """Of a row buffer, for one row."""
+
+
+@dataclass(frozen=True)
+class Argument:
+    """A buffer as a call sees it: from `offset` bytes on (of each row, for row buffers)."""
+
+    buffer: int
+    """Index into `StepGraph.buffers`."""
+    offset: int = 0
+
+
+@dataclass(frozen=True)
+class Call:
+    """One run of one kernel."""
+
+    kernel: str
+    """A backend's kernel ("linear", …) or the name of a row function."""
+    arguments: tuple[Argument | None, ...]
+    numbers: tuple[int, ...] = ()
+    reals: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class RowFunction:
+    """C that tinygrad wrote for one row: `void name(T0* a0, T1* a1, …)`, one argument a buffer."""
+
+    name: str
+    source: str
+    arguments: int
+
+
+@dataclass(frozen=True)
+class StepGraph:
+    """The body takes tokens to the last layer's output; the head takes rows of it to logits.
+
+    `hidden` and `logits` are row buffers: the body writes `hidden`, the head reads it (whoever runs
+    the graph gathers there the rows that are asked for) and writes `logits`.
+    """
+
+    buffers: tuple[Buffer, ...]
+    body: tuple[Call, ...]
+    head: tuple[Call, ...]
+    hidden: int
+    logits: int
+    functions: tuple[RowFunction, ...] = ()
+
+    def kernels(self) -> list[str]:
+        """Names of all kernels and row functions, each once, in order of first use."""
+        return list(dict.fromkeys(call.kernel for call in (*self.body, *self.head)))
+
+    def plan(self, alignment: int = 64) -> RowPlan:
+        """Places for the row buffers; two share memory where their lives don't overlap."""
+        return plan_rows(self, alignment)
+
+
+@dataclass(frozen=True)
+class RowPlan:
+    """Where row buffers lie in scratch memory: at `offsets[buffer] * rows`, `nbytes * rows` long.
+
+    Multiples of the alignment, so that they stay aligned for any number of rows.
+    """
+
+    offsets: dict[int, int] = field(default_factory=dict)
+    nbytes: int = 0
+    """Of the whole plan, for one row."""
+
+
+def plan_rows(graph: StepGraph, alignment: int) -> RowPlan:
+    """First fit by size over the lives of the row buffers.
+
+    `hidden` lives through body and head, since its rows are gathered between them.
+    """
+    lives: dict[int, tuple[int, int]] = {}
+    calls: Sequence[Call] = (*graph.body, *graph.head)
+    for time, call in enumerate(calls):
+        for argument in call.arguments:
+            if argument is not None and graph.buffers[argument.buffer].role == "row":
+                first, _ = lives.get(argument.buffer, (time, time))
+                lives[argument.buffer] = (first, time)
+    for lasting in (graph.hidden, graph.logits):
+        lives[lasting] = (0, len(calls))
+
+    placed: list[tuple[int, int, int]] = []  # (buffer, offset, size)
+    end = 0
+    for index in sorted(lives, key=lambda i: (-graph.buffers[i].nbytes, i)):
+        first, last = lives[index]
+        size = -(-graph.buffers[index].nbytes // alignment) * alignment
+        taken = sorted(
+            (offset, offset + length)
+            for other, offset, length in placed
+            if lives[other][0] <= last and first <= lives[other][1]
+        )
+        offset = 0
+        for begin, finish in taken:
+            if offset + size <= begin:
+                break
+            offset = max(offset, finish)
+        placed.append((index, offset, size))
+        end = max(end, offset + size)
+    return RowPlan({index: offset for index, offset, _ in placed}, end)
