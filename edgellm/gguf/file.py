@@ -15,6 +15,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -303,20 +304,33 @@ class _Reader:
         return kind, shape, offset
 
 
+class Blocks(Protocol):
+    """A tensor as it stands in a file, such as a MappedTensor."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def type(self) -> str: ...
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def data(self) -> memoryview: ...
+
+
 def write(
     path: str | Path,
     metadata: Mapping[str, object],
-    tensors: Mapping[str, NDArray[np.generic] | MappedTensor],
+    tensors: Mapping[str, NDArray[np.generic] | Blocks],
 ) -> None:
     """Write a GGUF file, version 3; it appears under its name only when it is complete.
 
     Python's ints become uint32 where they fit, else int32, uint64 or int64, floats float32; NumPy's
-    scalars and arrays keep their type. Arrays among the tensors are stored as they are, blocks as
-    MappedTensor. Raises UnsupportedError for what the format can't hold, OSError.
+    scalars and arrays keep their type. So do arrays among the tensors; of others, `data` is asked
+    for when its turn comes. Raises UnsupportedError for what the format can't hold, OSError.
     """
     path = Path(path)
     stored = [
-        tensor if isinstance(tensor, MappedTensor) else _plain_tensor(path, name, tensor)
+        _plain_tensor(path, name, tensor) if isinstance(tensor, np.ndarray | np.generic) else tensor
         for name, tensor in tensors.items()
     ]
     alignment = metadata.get("general.alignment", ALIGNMENT)
