@@ -19,20 +19,45 @@ Progress = Callable[[str, int, int], None]
 """Called as `progress(what, done, total)` while loading or compiling."""
 
 
+class Cancelled(Exception):
+    """The call under way was ended by `Executor.cancel`. None of its rows counts as fed."""
+
+
 class Executor(Protocol):
     """Runs one model over a fixed number of slots, each the key-value memory of one sequence.
 
-    Not thread-safe: the scheduler calls it from one worker thread. A sequence's logits don't depend
-    on the other sequences in the same step, nor on the slot. How its tokens were cut into calls
-    changes them by no more than rounding; equal cuts, and copies of them, give equal bits.
+    Not thread-safe but for `cancel`: the scheduler calls it from one worker thread. A sequence's
+    logits don't depend on the other sequences in the same step, nor on the slot. How its tokens
+    were cut into calls changes them by no more than rounding, and not by a bit where `chunk` is 1;
+    equal cuts, and copies of them, give equal bits.
     """
 
     config: Config
     context: int
     """Positions that a slot holds."""
     slots: int
+    max_rows: int
+    """The most rows of one `run`, `chunk` and `slots` at least."""
     chunk: int
-    """The most tokens that one `prefill` call should be given where others wait for their turn."""
+    """Whoever wants equal bits cuts prompts at multiples of so many tokens; 1: wherever."""
+
+    def run(
+        self,
+        tokens: Sequence[int],
+        slots: Sequence[int],
+        positions: Sequence[int],
+        wanted: Sequence[int],
+    ) -> NDArray[np.float32]:
+        """One step over any mix of rows, `max_rows` at most; returns logits (len(wanted), vocab).
+
+        Row i feeds `tokens[i]` to slot `slots[i]` at `positions[i]`. Rows of the same slot stand
+        together, at one position after the other. Positions below a slot's first row must have been
+        filled before; those above its last are forgotten. `wanted` are the rows, ascending, whose
+        logits are asked for; the array may be overwritten by the next call. Raises Cancelled.
+        """
+
+    def cancel(self) -> None:
+        """From any thread: make the `run` under way, if there is one, raise Cancelled soon."""
 
     def step(
         self, tokens: Sequence[int], slots: Sequence[int], positions: Sequence[int]

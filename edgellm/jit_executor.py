@@ -10,6 +10,7 @@ past the sequence's end and are overwritten before anything reads them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from tinygrad import Tensor, TinyJit, UOp
 from edgellm import layout
 from edgellm.checkpoint import Checkpoint, StoredTensor
 from edgellm.config import Layer
-from edgellm.executor import CHUNK, Progress
+from edgellm.executor import CHUNK, Cancelled, Progress
 from edgellm.model import Block, Transformer, empty_rows
 
 HALF_MAX = 65504.0
@@ -83,6 +84,8 @@ class JitExecutor:
     ) -> None:
         self.config, self.context, self.slots = checkpoint.config, context, slots
         self.chunk = min(chunk, context)
+        self.max_rows = self.chunk + slots
+        self._cancelled = False
         weights = _upload(checkpoint, exact, progress)
         transformer = Transformer(self.config, weights, context, margin=self.chunk)
         self._rows = [
@@ -95,6 +98,30 @@ class JitExecutor:
         # By the shape of a layer's rows: slots, positions and the rows themselves are inputs.
         self._copies = {rows.shape: TinyJit(self._copy) for rows in self._rows}
         self._warm_up(progress)
+
+    def run(
+        self,
+        tokens: Sequence[int],
+        slots: Sequence[int],
+        positions: Sequence[int],
+        wanted: Sequence[int],
+    ) -> NDArray[np.float32]:
+        """Slot by slot: rows that share a step gain nothing here."""
+        self._cancelled = False
+        asked, logits = set(wanted), []
+        for slot, group in groupby(range(len(tokens)), key=slots.__getitem__):
+            if self._cancelled:
+                raise Cancelled
+            rows = list(group)
+            fed = [tokens[row] for row in rows]
+            every = not asked.isdisjoint(rows[:-1])
+            found = self.prefill(fed, slot, positions[rows[0]], every)
+            found = found if every else found[None]
+            logits += [found[row - rows[-1] - 1] for row in rows if row in asked]
+        return np.array(logits, np.float32).reshape(len(wanted), self.config.vocab)
+
+    def cancel(self) -> None:
+        self._cancelled = True
 
     def step(
         self, tokens: Sequence[int], slots: Sequence[int], positions: Sequence[int]

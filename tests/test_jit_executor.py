@@ -161,3 +161,18 @@ def test_quantised_files_match_their_dequantised_forward(shared: Path, kind: str
     run = executor(shared / "quant" / f"llama-{kind}.gguf", context=64, chunk=16)
     found = run.prefill(reference["tokens"].tolist(), 0, 0, every=True)
     np.testing.assert_allclose(found, reference["logits_dequant"], atol=2e-3, rtol=0)
+
+
+def test_run_is_prefill_and_step_over_any_mix_of_rows(small: Executor) -> None:
+    small.prefill([1, 2, 3], 0, 0)
+    small.prefill([7], 2, 0)
+    prompt = [40, 41, 42, 43, 44]
+    mixed = small.run([10, *prompt, 30], [0, 1, 1, 1, 1, 1, 2], [3, 0, 1, 2, 3, 4, 1], [0, 5, 6])
+    assert mixed.shape == (3, small.config.vocab)
+    np.testing.assert_array_equal(mixed[1], small.prefill(prompt, 1, 0))
+    np.testing.assert_array_equal(mixed[[0, 2]], small.step([10, 30], [0, 2], [3, 1]))
+    every = small.run(prompt, [1] * 5, range(5), [1, 4])
+    np.testing.assert_array_equal(every, small.prefill(prompt, 1, 0, every=True)[[1, 4]])
+    assert small.run(prompt, [1] * 5, range(5), []).shape == (0, small.config.vocab)
+    small.cancel()  # nothing runs: nothing happens
+    assert small.run([1], [0], [0], [0]).shape == (1, small.config.vocab)
