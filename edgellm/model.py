@@ -9,7 +9,7 @@ G = H/K, C channels a head, F feed-forward width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from tinygrad import Tensor, UOp, dtypes
 
@@ -67,7 +67,7 @@ class Transformer:
         margin: int = 0,
         linear: Linear = linear,
     ) -> None:
-        self.config, self.linear = config, linear
+        self.config, self.linear, self.context = config, linear, context
         self.positions = context + margin
         self.top = {name: weight for name, weight in weights.items() if not name.startswith("blk.")}
         self.blocks: list[dict[str, Tensor]] = [{} for _ in config.layers]
@@ -75,13 +75,20 @@ class Transformer:
             if name.startswith("blk."):
                 _, index, part = name.split(".", 2)
                 self.blocks[int(index)][part] = weight
+        self.make_tables()
+
+    def make_tables(self) -> None:
+        """What follows from positions and heads alone."""
+        config = self.config
         self.ropes = [  # (positions, 2, R/2): cosines, sines
-            Tensor(rope_table(rope, context, self.positions)).realize() for rope in config.ropes
+            Tensor(rope_table(rope, self.context, self.positions)).realize()
+            for rope in config.ropes
         ]
         if config.position == "learned":
             table = self.top["position_embd.weight"]  # (trained context, D)
             missing = max(self.positions - table.shape[0], 0)
             self.learned = table.pad(((0, missing), None)).contiguous().realize()
+        self.slopes: Tensor | None = None
         if config.position == "alibi":
             self.slopes = Tensor(alibi_slopes(config.heads)).realize()  # (H,)
 
@@ -97,7 +104,7 @@ class Transformer:
     def embed(self, tokens: Tensor, start: Position = 0) -> Tensor:
         """The first layer's input, (B, T, D), for tokens (B, T) at positions from `start` on."""
         x = self.top["token_embd.weight"][tokens].cast(dtypes.float32)  # (B, T, D)
-        x = x * self.config.embed_scale
+        x = scaled(x, self.config.embed_scale)
         if self.config.position == "learned":
             x = x + self.learned[start : start + tokens.shape[1]]
         return x.contiguous()
@@ -110,7 +117,9 @@ class Transformer:
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores of every token (..., V) from the last layer's output (..., D)."""
         weight = self.top.get("output.weight", self.top["token_embd.weight"])  # (V, D)
-        scores = self.linear(hidden, weight) / self.config.logit_scale  # (..., V)
+        (scores,) = self.products(hidden, [weight])
+        if self.config.logit_scale != 1:
+            scores = scores / self.config.logit_scale
         if "output.bias" in self.top:
             scores = scores + self.top["output.bias"]
         return softcap(scores, self.config.logit_softcap)
@@ -134,13 +143,14 @@ class Transformer:
         inner = self.norm(x, block, "attn_norm_2") if "attn_norm_2.weight" in block else normed
         mix = self.attention if layer.kind == "attention" else self.convolution
         mixed = mix(block, layer, inner, rows, slot, start)  # (B, T, D)
-        mixed = self.norm(mixed, block, "post_attention_norm") * self.config.residual_scale
+        mixed = self.norm(mixed, block, "post_attention_norm")
+        mixed = scaled(mixed, self.config.residual_scale)
         if self.config.parallel:
             shared = self.norm(x, block, "ffn_norm") if "ffn_norm.weight" in block else normed
             return (x + mixed + self.feed_forward(block, shared)).contiguous()
         x = (x + mixed).contiguous()  # (B, T, D)
         fed = self.feed_forward(block, self.norm(x, block, "ffn_norm"))
-        fed = self.norm(fed, block, "post_ffw_norm") * self.config.residual_scale
+        fed = scaled(self.norm(fed, block, "post_ffw_norm"), self.config.residual_scale)
         return (x + fed).contiguous()
 
     # --- its parts ------------------------------------------------------------------------------
@@ -158,18 +168,34 @@ class Transformer:
         heads, keys, width = config.heads, layer.kv_heads, config.head_dim
 
         if "attn_qkv.weight" in block:
-            q, k, v = self.project(x, block, "attn_qkv").split(
+            q, k, v = self.project(x, block, "attn_qkv")[0].split(
                 [heads * width, keys * width, keys * width], dim=-1
             )
         else:
-            q, k, v = (self.project(x, block, name) for name in ("attn_q", "attn_k", "attn_v"))
+            q, k, v = self.project(x, block, "attn_q", "attn_k", "attn_v")
         q = self.norm(q.reshape(batch, count, heads, width), block, "attn_q_norm")  # (B, T, H, C)
         k = self.norm(k.reshape(batch, count, keys, width), block, "attn_k_norm")  # (B, T, K, C)
         v = v.reshape(batch, count, keys, width).transpose(1, 2)  # (B, K, T, C)
         q, k = (
             self.rotate(part.transpose(1, 2), layer, start) for part in (q, k)
         )  # (B, H, T, C), (B, K, T, C)
+        out = self.attend(layer, q, k, v, rows, slot, start)  # (B, T, HC)
+        return self.project(self.norm(out, block, "attn_sub_norm"), block, "attn_output")[0]
 
+    def attend(
+        self,
+        layer: Layer,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        rows: Tensor | None,
+        slot: Position,
+        start: Position,
+    ) -> Tensor:
+        """Attention of queries (B, H, T, C) to keys and values (B, K, T, C) and those in `rows`;
+        (B, T, HC)."""
+        config, (batch, heads, count, width) = self.config, map(int, q.shape)
+        keys = layer.kv_heads
         if rows is not None:
             both = extend(rows, k.cat(v, dim=1), slot, start)
             both = both[:, :, : start + count]  # (B, 2K, L, C)
@@ -180,7 +206,7 @@ class Transformer:
         scores = q @ k.unsqueeze(2).transpose(-1, -2)  # (B, K, G, T, L)
         scores = softcap(scores, config.attn_softcap)
         behind = self.distance(count, start)  # (T, L): how far each key lies back
-        if config.position == "alibi":
+        if self.slopes is not None:
             # Falcon scales the bias as it does the scores.
             bias = self.slopes.reshape(1, keys, heads // keys, 1, 1) * -behind * scale
             scores = scores + bias
@@ -189,8 +215,7 @@ class Transformer:
             seen = seen & (behind < layer.window)
         weights = self.shares(seen.where(scores, float("-inf")))  # (B, K, G, T, L)
         out = (weights @ v.unsqueeze(2)).reshape(batch, heads, count, width)  # (B, H, T, C)
-        out = out.transpose(1, 2).reshape(batch, count, heads * width)  # (B, T, HC)
-        return self.project(self.norm(out, block, "attn_sub_norm"), block, "attn_output")
+        return out.transpose(1, 2).reshape(batch, count, heads * width)  # (B, T, HC)
 
     def convolution(
         self,
@@ -202,36 +227,54 @@ class Transformer:
         start: Position,
     ) -> Tensor:
         """LFM2's gated short convolution: C * conv(B * x), causal, one filter a channel."""
-        taps, count = self.config.conv_taps, x.shape[1]
-        gate_in, gate_out, value = self.project(x, block, "shortconv.in_proj").chunk(3, dim=-1)
-        past = gate_in * value  # (B, T, D)
+        gate_in, gate_out, value = self.project(x, block, "shortconv.in_proj")[0].chunk(3, dim=-1)
+        mixed = self.convolve(block, gate_in * value, rows, slot, start)
+        if "shortconv.conv.bias" in block:
+            mixed = mixed + block["shortconv.conv.bias"]
+        return self.project(gate_out * mixed, block, "shortconv.out_proj")[0]
+
+    def convolve(
+        self, block: Block, past: Tensor, rows: Tensor | None, slot: Position, start: Position
+    ) -> Tensor:
+        """Each channel of (B, T, D) filtered over the positions up to its own."""
+        taps, count = self.config.conv_taps, past.shape[1]
         if rows is not None:
             past = extend(rows, past.unsqueeze(1), slot, start)[:, 0]  # (B, positions, D)
         past = past.pad((None, (taps - 1, 0), None))  # (B, taps-1+positions, D)
         kernel = block["shortconv.conv.weight"].cast(dtypes.float32)  # (D, taps)
-        mixed = sum(
+        return sum(
             (past[:, start + tap : start + tap + count] * kernel[:, tap] for tap in range(taps)),
             start=Tensor(0.0),
         )  # (B, T, D)
-        if "shortconv.conv.bias" in block:
-            mixed = mixed + block["shortconv.conv.bias"]
-        return self.project(gate_out * mixed, block, "shortconv.out_proj")
 
     def feed_forward(self, block: Block, x: Tensor) -> Tensor:
-        up = self.project(x, block, "ffn_up")  # (B, T, F), or (B, T, 2F) with the gate fused
+        inner: Tensor  # (B, T, F)
         if "ffn_gate.weight" in block:
-            inner = self.activate(self.project(x, block, "ffn_gate")) * up  # (B, T, F)
-        elif up.shape[-1] == 2 * block["ffn_down.weight"].shape[1]:
-            gate, up = up.chunk(2, dim=-1)
-            inner = self.activate(gate) * up
+            gate, up = self.project(x, block, "ffn_gate", "ffn_up")
+            inner = self.gated(gate, up)
         else:
-            inner = self.activate(up)
-        return self.project(self.norm(inner, block, "ffn_sub_norm"), block, "ffn_down")
+            (up,) = self.project(x, block, "ffn_up")  # (B, T, F), or (B, T, 2F), the gate fused
+            if up.shape[-1] == 2 * block["ffn_down.weight"].shape[1]:
+                inner = self.gated(*up.chunk(2, dim=-1))
+            else:
+                inner = self.activate(up)
+        return self.project(self.norm(inner, block, "ffn_sub_norm"), block, "ffn_down")[0]
 
     # --- and theirs -----------------------------------------------------------------------------
 
-    def project(self, x: Tensor, block: Block, name: str) -> Tensor:
-        y = self.linear(x, block[f"{name}.weight"]).contiguous()
+    def project(self, x: Tensor, block: Block, *names: str) -> list[Tensor]:
+        """x (B, T, in) through each of the named matrices: (B, T, out) each."""
+        return [
+            self.affine(y, block, name)
+            for name, y in zip(
+                names, self.products(x, [block[f"{n}.weight"] for n in names]), strict=True
+            )
+        ]
+
+    def products(self, x: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
+        return [self.linear(x, weight).contiguous() for weight in weights]
+
+    def affine(self, y: Tensor, block: Block, name: str) -> Tensor:
         if f"{name}.scale" in block:  # BitNet's ternary matrices carry one factor each
             y = y * block[f"{name}.scale"]
         return y + block[f"{name}.bias"] if f"{name}.bias" in block else y
@@ -245,6 +288,9 @@ class Transformer:
             x = x - x.mean(-1, keepdim=True)
         x = x * (x.square().mean(-1, keepdim=True) + self.config.norm_eps).rsqrt() * weight
         return x + block[f"{name}.bias"] if f"{name}.bias" in block else x
+
+    def gated(self, gate: Tensor, up: Tensor) -> Tensor:
+        return self.activate(gate) * up
 
     def activate(self, x: Tensor) -> Tensor:
         match self.config.activation:
@@ -283,6 +329,10 @@ class Transformer:
         queries = Tensor.arange(count).reshape(count, 1) + first
         keys = Tensor.arange(self.positions)[: start + count].reshape(1, start + count)
         return queries - keys
+
+
+def scaled(x: Tensor, factor: float) -> Tensor:
+    return x if factor == 1 else x * factor
 
 
 def softcap(x: Tensor, cap: float) -> Tensor:
