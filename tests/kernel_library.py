@@ -132,11 +132,13 @@ def call(
     context: int = 16,
     slot_count: int = 1,
     kv_int8: bool = False,
+    scratch: NDArray[np.uint8] | None = None,
     seed: int = 0,
 ) -> int:
     """Run every part of a kernel's call, in an order drawn from `seed`; returns their number.
 
-    Arrays are written in place. Without `positions`, rows stand at 0, 1, …; slots are 0.
+    Arrays are written in place. Without `positions`, rows stand at 0, 1, …; slots are 0. `scratch`
+    is for kernels that hand something to the next one there; the others get their own.
     """
     for buffer in buffers:
         assert buffer is None or buffer.flags.c_contiguous
@@ -161,7 +163,9 @@ def call(
         order.reals[i] = real
     found = Kernel.in_dll(library, f"edge_{kernel}")
     if found.scratch:
-        scratch = aligned(found.scratch(order, step))
+        needed = found.scratch(order, step)
+        scratch = aligned(needed) if scratch is None else scratch
+        assert scratch.size >= needed
         step.scratch, step.scratch_bytes = scratch.ctypes.data, scratch.size
     parts = found.parts(order, step)
     assert 1 <= parts <= 65535
