@@ -1,0 +1,127 @@
+// Reads packed weights: 32 inputs of a vector's rows at a time become 8-bit codes and float scales.
+//
+// value = scale * (code - offset) + minimum
+#pragma once
+#include "edge.h"
+#include "lanes.h"
+
+#if defined(__x86_64__)
+#include "dot_x86.h"
+#elif defined(__aarch64__) && __has_include("dot_arm.h")
+#include "dot_arm.h"
+#else
+#include "dot_portable.h"
+#endif
+
+typedef struct {
+    int bytes;     // a block of 8 rows
+    int inputs;    // of a block
+    int limit;     // the largest magnitude of a code as it is multiplied
+    int offset;    // of the codes
+    bool halves;   // the first and last 16 of 32 inputs have scales of their own
+    bool minimum;  // there is a minimum
+} Layout;
+
+static const Layout LAYOUTS[] = {
+    [FORMAT_Q4_0] = {144, 32, 15, 8, false, false},
+    [FORMAT_Q4_1] = {160, 32, 15, 0, false, true},
+    [FORMAT_Q5_0] = {176, 32, 31, 16, false, false},
+    [FORMAT_Q5_1] = {192, 32, 31, 0, false, true},
+    [FORMAT_Q8_0] = {272, 32, SIGNED_LIMIT, SIGNED_OFFSET, false, false},
+    [FORMAT_Q4_K] = {1184, 256, 15, 0, false, true},
+    [FORMAT_Q5_K] = {1440, 256, 31, 0, false, true},
+    [FORMAT_Q6_K] = {1680, 256, 63, 32, true, false},
+};
+
+// Bytes of one group of a matrix with k columns.
+INLINE int64_t group_bytes(int format, int64_t k) {
+    switch (format) {
+    case FORMAT_F32: return k * 4 * GROUP;
+    case FORMAT_F16:
+    case FORMAT_BF16: return k * 2 * GROUP;
+    default: return k / LAYOUTS[format].inputs * LAYOUTS[format].bytes;
+    }
+}
+
+// Input i of a vector's rows, in a float format.
+INLINE Floats load_weights(int format, Groups w, int64_t i) {
+    switch (format) {
+    case FORMAT_F32: return load_floats(w, i * 4 * GROUP);
+    case FORMAT_F16: return load_halves(w, i * 2 * GROUP);
+    default: return load_brain_floats(w, i * 2 * GROUP);
+    }
+}
+
+typedef struct {
+    Bytes code[8];    // code[v] holds inputs 4v … 4v+3 of each row
+    Floats scale[2];  // of the first and the last 16 inputs; one for all in most formats
+    Floats minimum;
+} Block;
+
+INLINE void read_nibbles(Bytes *code, Groups w, int64_t at) {
+    for (int v = 0; v < 4; v++) {
+        Bytes pair = load_bytes(w, at + v * 32);
+        code[v] = pair & 15;
+        code[v + 4] = pair >> 4;
+    }
+}
+
+// The fifth bits: bit v of a byte belongs to code[v].
+INLINE void read_fifth_bits(Bytes *code, Groups w, int64_t at) {
+    Bytes bits = load_bytes(w, at);
+    for (int v = 0; v < 8; v++)
+        code[v] |= v < 4 ? (bits << (4 - v)) & 16 : (bits >> (v - 4)) & 16;
+}
+
+// Reads 32 inputs, number `part` of those of the block at `w`.
+INLINE void read_block(Block *block, int format, Groups w, int part) {
+    switch (format) {
+    case FORMAT_Q4_0:
+        block->scale[0] = load_halves(w, 0);
+        read_nibbles(block->code, w, 16);
+        break;
+    case FORMAT_Q4_1:
+        block->scale[0] = load_halves(w, 0);
+        block->minimum = load_halves(w, 16);
+        read_nibbles(block->code, w, 32);
+        break;
+    case FORMAT_Q5_0:
+        block->scale[0] = load_halves(w, 0);
+        read_nibbles(block->code, w, 16);
+        read_fifth_bits(block->code, w, 144);
+        break;
+    case FORMAT_Q5_1:
+        block->scale[0] = load_halves(w, 0);
+        block->minimum = load_halves(w, 16);
+        read_nibbles(block->code, w, 32);
+        read_fifth_bits(block->code, w, 160);
+        break;
+    case FORMAT_Q8_0:
+        block->scale[0] = load_halves(w, 0);
+        for (int v = 0; v < 8; v++) block->code[v] = signed_codes(load_bytes(w, 16 + v * 32));
+        break;
+    case FORMAT_Q4_K:
+    case FORMAT_Q5_K: {
+        int codes = format == FORMAT_Q4_K ? 128 : 160;
+        block->scale[0] = load_halves(w, 0) * load_octets(w, 32 + part * 8);
+        block->minimum = -load_halves(w, 16) * load_octets(w, 96 + part * 8);
+        read_nibbles(block->code, w, 160 + part * codes);
+        if (format == FORMAT_Q5_K) read_fifth_bits(block->code, w, 288 + part * codes);
+        break;
+    }
+    case FORMAT_Q6_K: {
+        Floats scale = load_halves(w, 0);
+        for (int half = 0; half < 2; half++)
+            block->scale[half] = scale * load_signed_octets(w, 16 + (2 * part + half) * 8);
+        int64_t at = 144 + part * 192;
+        read_nibbles(block->code, w, at);
+        for (int half = 0; half < 2; half++) {
+            Bytes bits = load_bytes(w, at + 128 + half * 32);
+            for (int v = 0; v < 4; v++)
+                block->code[4 * half + v] |= v < 2 ? (bits << (4 - 2 * v)) & 48 : (bits >> (2 * v - 4)) & 48;
+        }
+        break;
+    }
+    default: __builtin_unreachable();
+    }
+}
