@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgellm import quant
 from edgellm.checkpoint import StoredTensor
 from edgellm.config import Config
 from edgellm.errors import FormatError, UnsupportedError
@@ -30,8 +32,19 @@ class RearrangedTensor:
     type: str
     nbytes: int
     sources: tuple[MappedTensor, ...]
-    change: Callable[..., Floats]
+    change: Callable[..., NDArray[Any]]
     """From the sources' values to this tensor's."""
+    kind: Literal["moved", "ternary", "computed"] = "moved"
+    """Whether values only change places, are -1, 0 and 1 times one factor, or anything else."""
+
+    def stored(self) -> NDArray[np.void]:
+        """Where values are moved: in their new places, as blocks of one value."""
+        kind = quant.TYPES[self.type].dtype
+        sources = (
+            np.frombuffer(source.data, kind["x"]).reshape(source.shape) for source in self.sources
+        )
+        moved: NDArray[np.void] = self.change(*sources).reshape(self.shape).view(kind)
+        return moved
 
     def float32(self) -> Floats:
         values = self.change(*(source.float32() for source in self.sources))
@@ -140,7 +153,7 @@ class _Reader:
                 )
             self.change(name, tensor.shape[::2], lambda w: w[:, 0], tensor)
         elif kind.startswith("gemma") and name.endswith("norm.weight"):
-            self.change(name, tensor.shape, lambda w: w + 1, tensor, type="F32")
+            self.change(name, tensor.shape, lambda w: w + 1, tensor, computed=True)
         elif "attn_qkv" in name and kind in ("falcon", "gpt_neox"):
             keys = config.layers[0].kv_heads
             rows = (config.heads + 2 * keys) * config.head_dim
@@ -158,12 +171,14 @@ class _Reader:
         shape: tuple[int, ...],
         change: Callable[..., Floats],
         *sources: MappedTensor,
-        type: str = "",
+        computed: bool = False,
     ) -> None:
         nbytes = sum(source.nbytes for source in sources)
-        self.found[name] = RearrangedTensor(
-            name, shape, type or sources[0].type, nbytes, sources, change
-        )
+        # Moved values keep their type, which must be one.
+        computed = computed or len({source.type for source in sources}) > 1
+        kind: Literal["computed", "moved"] = "computed" if computed else "moved"
+        stored = "F32" if computed else sources[0].type
+        self.found[name] = RearrangedTensor(name, shape, stored, nbytes, sources, change, kind)
 
     def head_norm(self, module: str, name: str, count: int) -> None:
         """A norm with one weight a head, which are stored one by one."""
@@ -182,7 +197,7 @@ class _Reader:
         if self.switches.quantised == "online":
             self.check_floats(tensor)
             return RearrangedTensor(
-                name, tensor.shape, tensor.type, tensor.nbytes, (tensor,), _to_ternary
+                name, tensor.shape, tensor.type, tensor.nbytes, (tensor,), _to_ternary, "ternary"
             )
         scale = self.take(scale_name)
         self.check_floats(scale)
@@ -202,7 +217,9 @@ class _Reader:
             return signs / factor if divide else signs * factor
 
         nbytes = tensor.nbytes + scale.nbytes
-        return RearrangedTensor(name, (rows, columns), "F32", nbytes, (tensor, scale), values)
+        return RearrangedTensor(
+            name, (rows, columns), "F32", nbytes, (tensor, scale), values, "ternary"
+        )
 
     def check_floats(self, tensor: MappedTensor) -> None:
         if tensor.type not in FLOATS:
@@ -216,10 +233,10 @@ class _Reader:
                 raise UnsupportedError(self.file, "tensor", name, allowed)
 
 
-def _ungroup(keys: int, head_dim: int) -> Callable[[Floats], Floats]:
+def _ungroup(keys: int, head_dim: int) -> Callable[[NDArray[Any]], NDArray[Any]]:
     """From rows stored as (queries, key, value) for each key head to all Q, all K, all V."""
 
-    def change(fused: Floats) -> Floats:
+    def change(fused: NDArray[Any]) -> NDArray[Any]:
         rest = fused.shape[1:]
         groups = fused.reshape(keys, -1, head_dim, *rest)
         parts = (groups[:, :-2], groups[:, -2], groups[:, -1])

@@ -1,0 +1,204 @@
+"""From blocks as files store them to the packed blocks of eight rows of `edgellm.packing`.
+
+Works on lanes, 32-bit words of four bytes, since moving bytes one by one would take far longer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgellm import quant
+
+Stored = NDArray[np.void]
+Lanes = NDArray[np.uint32]
+
+Write = Callable[[Stored, Stored], None]
+"""From stored blocks (groups, 8, width) to packed ones, (groups, width) or, where a block becomes
+eight, (groups, width, 8)."""
+
+
+def _rows_last(values: NDArray[Any]) -> NDArray[Any]:
+    """(groups, 8, …) to (groups, …, 8)"""
+    return np.moveaxis(values, 1, -1)
+
+
+def _lanes(values: NDArray[Any]) -> Lanes:
+    """Bytes as lanes."""
+    lanes: Lanes = values.view("<u4")
+    return lanes
+
+
+def _split(lanes: Lanes, bits: int) -> Lanes:
+    """(…, n) lanes of bytes to (…, 8 / bits, n) lanes of small numbers, the lowest bits first."""
+    mask = np.uint32(((1 << bits) - 1) * 0x01010101)
+    return np.stack([lanes >> np.uint32(i) & mask for i in range(0, 8, bits)], axis=-2)
+
+
+def _gather(lanes: Lanes, bits: int) -> Lanes:
+    """(…, n) lanes of small numbers to (…) lanes of bytes, the first in the lowest bits."""
+    gathered = lanes[..., 0].copy()
+    for i in range(1, lanes.shape[-1]):
+        gathered |= lanes[..., i] << np.uint32(i * bits)
+    return gathered
+
+
+def _nibbles(lanes: Lanes) -> Lanes:
+    """(…, 8) lanes of codes to (…, 4) of their lower four bits."""
+    low, high = lanes[..., :4] & np.uint32(0x0F0F0F0F), lanes[..., 4:] & np.uint32(0x0F0F0F0F)
+    return low | high << np.uint32(4)
+
+
+def plain(blocks: Stored, out: Stored) -> None:
+    out["x"] = _rows_last(blocks["x"].view(out["x"].dtype))
+
+
+def floats(kind: quant.TensorType) -> Write:
+    def write(blocks: Stored, out: Stored) -> None:
+        values = kind.expand(blocks.reshape(-1)).reshape(blocks.shape)
+        out["x"] = _rows_last(values.view("<u4"))
+
+    return write
+
+
+def _blocks_of_32(blocks: Stored, out: Stored) -> None:
+    """Q4_0, Q4_1, Q5_0, Q5_1, Q8_0: stored blocks have their codes in lanes already."""
+    for name in ("d", "m"):
+        if name in (out.dtype.names or ()):
+            out[name] = _rows_last(blocks[name])
+    out["q"] = _rows_last(_lanes(blocks["qs"]))
+    if "h" in (out.dtype.names or ()):
+        # Bit i of qh belongs to input i: two v's to a byte.
+        spread = _SPREAD[blocks["qh"]]
+        out["h"] = _rows_last(_gather(spread, 2))
+
+
+_SPREAD = np.array(
+    [
+        sum((byte >> v * 4 + j & 1) << j * 8 + v for v in range(2) for j in range(4))
+        for byte in range(256)
+    ],
+    dtype=np.uint32,
+)
+"""Bit 4v+j of a byte at bit v of byte j of a lane."""
+
+
+def _factors(blocks: Stored, out: Stored) -> None:
+    """Of Q4_K and Q5_K: six bits each, the last four of either kind split in two."""
+    a, b, c = np.moveaxis(_lanes(blocks["scales"]), -1, 0)
+    low, high = np.uint32(0x0F0F0F0F), np.uint32(0x30303030)
+    factors = [a & (low | high), c & low | a >> np.uint32(2) & high]
+    minima = [b & (low | high), c >> np.uint32(4) & low | b >> np.uint32(2) & high]
+    for name, lanes in (("sc", factors), ("m", minima)):
+        out[name] = _rows_last(np.stack(lanes, axis=-1).view(np.uint8))
+    for name in ("d", "dmin"):
+        out[name] = _rows_last(blocks[name])
+
+
+def _q4_k(blocks: Stored, out: Stored) -> None:
+    _factors(blocks, out)
+    codes = _split(_lanes(blocks["qs"]).reshape(*blocks.shape, 4, 8), 4)
+    codes = codes.reshape(*blocks.shape, 8, 8)
+    out["sub"]["q"] = _rows_last(_nibbles(codes))
+
+
+def _q5_k(blocks: Stored, out: Stored) -> None:
+    _q4_k(blocks, out)
+    fifth = _split(_lanes(blocks["qh"]), 1)
+    out["sub"]["h"] = _rows_last(_gather(fifth, 1))
+
+
+def _q6_k(blocks: Stored, out: Stored) -> None:
+    low = _split(_lanes(blocks["ql"]).reshape(*blocks.shape, 2, 16), 4)
+    upper = _split(_lanes(blocks["qh"]).reshape(*blocks.shape, 2, 8), 2)
+    out["sub"]["q"] = _rows_last(_nibbles(low.reshape(*blocks.shape, 8, 8)))
+    out["sub"]["h"] = _rows_last(_gather(upper.reshape(*blocks.shape, 8, 2, 4), 2))
+    out["sc"] = _rows_last(blocks["scales"])
+    out["d"] = _rows_last(blocks["d"])
+
+
+def _q3_k(blocks: Stored, out: Stored) -> None:
+    """As Q6_K: its codes are 0…7 for -4…3, that one's 28…35."""
+    low, upper = _lanes(blocks["scales"])[..., :2], _lanes(blocks["scales"])[..., 2:]
+    scales = _split(low, 4) | _split(upper, 2).reshape(*blocks.shape, 2, 2) << np.uint32(4)
+    out["sc"] = _rows_last(scales.reshape(*blocks.shape, 4).view(np.int8)) - np.int8(32)
+    codes = _split(_lanes(blocks["qs"]).reshape(*blocks.shape, 2, 8), 2)
+    codes = codes.reshape(*blocks.shape, 8, 8)
+    codes |= _split(_lanes(blocks["hmask"]), 1) << np.uint32(2)
+    codes += np.uint32(28 * 0x01010101)
+    out["sub"]["q"] = _rows_last(_nibbles(codes))
+    upper = (codes >> np.uint32(4)).reshape(*blocks.shape, 8, 2, 4) & np.uint32(0x03030303)
+    out["sub"]["h"] = _rows_last(_gather(upper, 2))
+    out["d"] = _rows_last(blocks["d"])
+
+
+def _levels(blocks: Stored, name: str) -> NDArray[np.int8]:
+    """(…, values): what a block's factor is multiplied by."""
+    unscaled = blocks.copy()
+    unscaled["d"] = 1
+    values = quant.TYPES[name].expand(unscaled.reshape(-1))
+    return values.astype(np.int8).reshape(*blocks.shape, -1)
+
+
+def _iq4_nl(blocks: Stored, out: Stored) -> None:
+    out["d"] = _rows_last(blocks["d"])
+    out["q"] = _rows_last(_lanes(_levels(blocks, "IQ4_NL")))
+
+
+def _iq4_xs(blocks: Stored, out: Stored) -> None:
+    """As Q8_0: a factor of six bits is rounded into each 32 values' scale."""
+    plain = np.empty((*blocks.shape, 8), quant.TYPES["IQ4_NL"].dtype)
+    plain["qs"] = blocks["qs"].reshape(*blocks.shape, 8, 16)
+    low = np.stack([blocks["scales_l"] & 15, blocks["scales_l"] >> 4], axis=-1)
+    high = blocks["scales_h"][..., None] >> np.arange(0, 16, 2, dtype=np.uint16) & 3
+    factors = (low.reshape(*blocks.shape, 8) | high << 4).astype(np.float32) - 32
+    plain["d"] = blocks["d"].astype(np.float32)[..., None] * factors
+    _iq4_nl(plain, out)
+
+
+def _ternary(name: str) -> Write:
+    def write(blocks: Stored, out: Stored) -> None:
+        codes = (_levels(blocks, name) + np.int8(8)).reshape(*blocks.shape, 8, 32)
+        out["q"] = _rows_last(_nibbles(_lanes(codes)))
+        out["d"] = _rows_last(blocks["d"])[..., None, :]
+
+    return write
+
+
+def signs(d: np.float32) -> Write:
+    """Values -d, 0 and d as Q4_0."""
+
+    def write(blocks: Stored, out: Stored) -> None:
+        codes = (np.sign(blocks["x"]) + 8).astype(np.uint8)
+        out["q"] = _rows_last(_nibbles(_lanes(codes)))
+        out["d"] = d
+
+    return write
+
+
+def _q2_k(blocks: Stored, out: Stored) -> None:
+    """As Q8_0, in steps of a 127th of each 32 values' largest magnitude."""
+    values = quant.TYPES["Q2_K"].expand(blocks.reshape(-1)).reshape(*blocks.shape, 8, 32)
+    d = (np.abs(values).max(axis=-1) / np.float32(127)).astype(np.float16)
+    codes = np.rint(values / d[..., None].astype(np.float32))
+    codes = np.nan_to_num(codes, nan=0, posinf=127, neginf=-127).clip(-127, 127)
+    out["q"] = _rows_last(_lanes(codes.astype(np.int8)))
+    out["d"] = _rows_last(d)
+
+
+WRITERS: dict[str, Write] = {
+    **dict.fromkeys(("F32", "F16", "BF16"), plain),
+    **dict.fromkeys(("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"), _blocks_of_32),
+    "Q2_K": _q2_k,
+    "Q3_K": _q3_k,
+    "Q4_K": _q4_k,
+    "Q5_K": _q5_k,
+    "Q6_K": _q6_k,
+    "IQ4_NL": _iq4_nl,
+    "IQ4_XS": _iq4_xs,
+    "TQ1_0": _ternary("TQ1_0"),
+    "TQ2_0": _ternary("TQ2_0"),
+}

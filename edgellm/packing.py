@@ -1,0 +1,228 @@
+"""Matrices in the layouts that kernels read: groups of eight rows, interleaved.
+
+A group holds its blocks along the columns one after the other; what a block says of eight rows lies
+side by side, so that a kernel computes eight results at once. The last group is filled up with rows
+of zeros. All numbers are little-endian. A lane is a 32-bit word of four bytes, for inputs 4v to
+4v+3 of a block; `nibbles` is lane[4][8 rows], where lane v has the codes of inputs 4v… in its low
+halves and those of 16+4v… in its high ones.
+
+  F32 F16 BF16  value[8 rows] for each column
+  Q4_0          f16 d[8], nibbles                                      d * (q - 8)
+  Q4_1          f16 d[8], f16 m[8], nibbles                            d * q + m
+  Q5_0          f16 d[8], nibbles, lane h[8]                           d * (q - 16)
+  Q5_1          f16 d[8], f16 m[8], nibbles, lane h[8]                 d * q + m
+                bit v of byte j of h is the fifth bit of input 4v+j
+  Q8_0          f16 d[8], lane q[8][8 rows] of int8                    d * q
+  Q4_K          f16 d[8], f16 dmin[8], u8 sc[8][8 rows], u8 m[8][8 rows],
+                8 times nibbles                                        d * sc * q - dmin * m
+  Q5_K          the same, with h[8] after each nibbles
+  Q6_K          f16 d[8], i8 sc[16][8 rows], 8 times: nibbles, lane h[2][8 rows]
+                bits 2v and 2v+1 of byte j of h[a] are the upper two of input 16a+4v+j
+                                                                       d * sc * (q - 32)
+
+Blocks are of 32 columns, those of the last three of 256, with a scale for each 32 (Q6_K: 16).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgellm import quant
+from edgellm.checkpoint import StoredTensor
+from edgellm.huggingface.tensors import RearrangedTensor
+from edgellm.interleave import WRITERS, Stored, Write, floats, plain, signs
+from edgellm.tensor import MappedTensor
+
+GROUP = 8
+"""Rows that are packed together."""
+
+PIECE = 1 << 18
+"""Values packed at a time: what it takes beside the result stays in the cache."""
+
+_NIBBLES = ("q", "<u4", (4, GROUP))
+_FIFTH = ("h", "<u4", (GROUP,))
+_D, _M = ("d", "<f2", (GROUP,)), ("m", "<f2", (GROUP,))
+_FACTORS = [_D, ("dmin", "<f2", (GROUP,)), ("sc", "u1", (8, GROUP)), ("m", "u1", (8, GROUP))]
+
+BLOCKS: dict[str, np.dtype[np.void]] = {
+    "F32": np.dtype([("x", "<u4", (GROUP,))]),
+    "F16": np.dtype([("x", "<u2", (GROUP,))]),
+    "BF16": np.dtype([("x", "<u2", (GROUP,))]),
+    "Q4_0": np.dtype([_D, _NIBBLES]),
+    "Q4_1": np.dtype([_D, _M, _NIBBLES]),
+    "Q5_0": np.dtype([_D, _NIBBLES, _FIFTH]),
+    "Q5_1": np.dtype([_D, _M, _NIBBLES, _FIFTH]),
+    "Q8_0": np.dtype([_D, ("q", "<u4", (8, GROUP))]),
+    "Q4_K": np.dtype([*_FACTORS, ("sub", [_NIBBLES], (8,))]),
+    "Q5_K": np.dtype([*_FACTORS, ("sub", [_NIBBLES, _FIFTH], (8,))]),
+    "Q6_K": np.dtype(
+        [_D, ("sc", "i1", (16, GROUP)), ("sub", [_NIBBLES, ("h", "<u4", (2, GROUP))], (8,))]
+    ),
+}
+"""The packed formats, and one block of eight rows in each."""
+
+EXACT = {"IQ4_NL": "Q8_0", "TQ1_0": "Q4_0", "TQ2_0": "Q4_0", "Q3_K": "Q6_K"}
+"""Types that are packed as another one without a change of their values."""
+
+ROUNDED = {
+    "IQ4_XS": ("Q8_0", "scales rounded to float16"),
+    "Q2_K": ("Q8_0", "values rounded to 8 bits"),
+    "F64": ("F32", "values rounded to float32"),
+    "I32": ("F32", "values rounded to float32"),
+    "I64": ("F32", "values rounded to float32"),
+}
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What a packed matrix is."""
+
+    format: str
+    """A key of `BLOCKS`."""
+    rows: int
+    columns: int
+    note: str
+    """How its values differ in type or value from the stored ones; empty where they don't."""
+
+    @property
+    def nbytes(self) -> int:
+        return packed_bytes(self.format, self.rows, self.columns)
+
+
+def choose(tensor: StoredTensor) -> tuple[str, str]:
+    """The format that a matrix is packed in, and a note on what that changes, or "".
+
+    Told from the header alone.
+    """
+    stored = tensor.type
+    if isinstance(tensor, RearrangedTensor) and tensor.kind != "moved":
+        if tensor.kind == "ternary" and tensor.shape[-1] % quant.TYPES["Q4_0"].values == 0:
+            return "Q4_0", "ternary values packed as Q4_0, their scale rounded to float16"
+        stored = "F32"
+    if stored in BLOCKS:
+        return stored, ""
+    format, loss = ROUNDED.get(stored, (EXACT.get(stored, "F32"), ""))
+    return format, f"{stored} packed as {format}" + (f", {loss}" if loss else "")
+
+
+def packed_bytes(format: str, rows: int, columns: int) -> int:
+    """Bytes of a packed matrix; `columns` must be a multiple of the format's block."""
+    return -(-rows // GROUP) * (columns // quant.TYPES[format].values) * BLOCKS[format].itemsize
+
+
+def pack_into(tensor: StoredTensor, out: memoryview | NDArray[np.uint8]) -> Packed:
+    """Pack a matrix into `out`, which has exactly the bytes that `packed_bytes` says.
+
+    Works piece by piece: beside `out` it takes a few MB, whatever the size, but for tensors of a
+    folder that are computed from others, whose values are made whole. Infinite and NaN scales stay
+    what they are.
+    """
+    format, note = choose(tensor)
+    rows, columns = tensor.shape
+    source, values, write = _source(tensor)
+    width = columns // values
+    target = np.frombuffer(out, dtype=BLOCKS[format])
+    # A stored block of 256 values may become eight of 32.
+    shape = (width, values // quant.TYPES[format].values)
+    groups = target.reshape(-1, *(shape if shape[1] > 1 else shape[:1]))
+    if len(groups) * GROUP - rows not in range(GROUP):
+        raise ValueError(f"{len(target)} blocks for {rows} rows of {columns} columns")
+    with np.errstate(all="ignore"):  # a file's scales may be infinite or NaN
+        for part, across in _pieces(len(groups), width, values):
+            blocks = source[part.start * GROUP : part.stop * GROUP, across]
+            if len(blocks) % GROUP:
+                blocks = _filled(blocks)
+            write(blocks.reshape(-1, GROUP, blocks.shape[1]), groups[part, across])
+    return Packed(format, rows, columns, note)
+
+
+def unpack(
+    data: bytes | memoryview | NDArray[np.uint8], format: str, rows: int, columns: int
+) -> NDArray[np.float32]:
+    """The values of a packed matrix, by the formulas above: float32 arithmetic, one rounding an
+    operation, d and sc multiplied first. `data` has exactly `packed_bytes` bytes."""
+    blocks = np.frombuffer(data, BLOCKS[format])
+    blocks = blocks.reshape(-(-rows // GROUP), columns // quant.TYPES[format].values)
+    is_plain = BLOCKS[format].names == ("x",)
+    with np.errstate(all="ignore"):
+        values = _plain_values(blocks, format) if is_plain else _values(blocks)
+    # (groups, …, 8 rows, inputs) to rows and columns
+    unpacked: NDArray[np.float32] = np.moveaxis(values, -2, 1).reshape(-1, columns)[:rows]
+    return unpacked
+
+
+def _pieces(groups: int, width: int, values: int) -> Iterator[tuple[slice, slice]]:
+    """Parts of a matrix of at most about `PIECE` values: which groups, which blocks of them."""
+    blocks = max(1, PIECE // (GROUP * values))
+    across = min(width, blocks)
+    down = max(1, blocks // max(1, width))
+    for group in range(0, groups, down):
+        for block in range(0, width, across):
+            yield slice(group, min(group + down, groups)), slice(block, min(block + across, width))
+
+
+def _filled(blocks: Stored) -> Stored:
+    """With rows of zeros below, so that groups are whole."""
+    filled = np.zeros((-(-len(blocks) // GROUP) * GROUP, blocks.shape[1]), blocks.dtype)
+    filled[: len(blocks)] = blocks
+    return filled
+
+
+def _source(tensor: StoredTensor) -> tuple[Stored, int, Write]:
+    """A matrix's blocks (rows, width) as they are stored, values of each, and what packs them."""
+    if isinstance(tensor, MappedTensor):
+        kind = quant.TYPES[tensor.type]
+        blocks = np.frombuffer(tensor.data, kind.dtype).reshape(tensor.shape[0], -1)
+        return blocks, kind.values, WRITERS.get(tensor.type, floats(kind))
+    if isinstance(tensor, RearrangedTensor) and tensor.kind == "moved":
+        kind = quant.TYPES[tensor.type]
+        return tensor.stored(), 1, WRITERS.get(tensor.type, floats(kind))
+    values = tensor.float32()
+    if choose(tensor)[0] == "Q4_0":
+        d = np.abs(values).max(initial=0)
+        return values.view(np.dtype([("x", "<f4", (32,))])), 32, signs(d)
+    return values.view(quant.TYPES["F32"].dtype), 1, plain
+
+
+def _plain_values(blocks: Stored, format: str) -> NDArray[np.float32]:
+    """(groups, columns, 8, 1)"""
+    stored = blocks["x"].view(quant.TYPES[format].dtype)
+    values: NDArray[np.float32] = quant.TYPES[format].expand(stored.reshape(-1))
+    return values.reshape(*blocks.shape, GROUP, 1)
+
+
+def _values(blocks: Stored) -> NDArray[np.float32]:
+    """(groups, width, …, 8 lanes, 8 rows, 4 inputs)"""
+    names = blocks.dtype.names or ()
+    sub = blocks["sub"] if "sub" in names else blocks
+    lanes = sub["q"][..., None].view(np.uint8)
+    if lanes.shape[-3] == 8:
+        return _scale(blocks["d"]) * lanes.view(np.int8).astype(np.float32)
+    codes = np.concatenate([lanes & 15, lanes >> 4], axis=-3)
+    offset = 8
+    if "h" in (sub.dtype.names or ()):
+        high = sub["h"][..., None].view(np.uint8)
+        if "sc" in names and "dmin" not in names:  # two bits of each
+            bits = np.stack([high >> 2 * v & 3 for v in range(4)], axis=-3)
+            high, offset = bits.reshape(codes.shape), 32
+        else:
+            high, offset = np.stack([high >> v & 1 for v in range(8)], axis=-3), 16
+        codes |= high << 4
+    d, q = _scale(blocks["d"]), codes.astype(np.float32)
+    if "dmin" in names:
+        factors, minima = _scale(blocks["sc"]), _scale(blocks["m"])
+        return q * (d[:, :, None] * factors) - _scale(blocks["dmin"])[:, :, None] * minima
+    if "sc" in names:
+        factors = _scale(np.repeat(blocks["sc"], 4, axis=2)).reshape(*codes.shape[:-1], 1)
+        return (q - 32) * (d[:, :, None] * factors)
+    return q * d + _scale(blocks["m"]) if "m" in names else d * (q - offset)
+
+
+def _scale(factors: NDArray[Any]) -> NDArray[np.float32]:
+    """(…, 8 rows) for each lane and input."""
+    return factors.astype(np.float32)[..., None, :, None]
