@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from edgellm.tokenizer import TokenizerData
 
 
-class StoredTensor(Protocol):
-    """A tensor in a file, read only when asked."""
+class TensorInfo(Protocol):
+    """What a file says of one of its tensors."""
 
     @property
     def name(self) -> str:
@@ -36,6 +36,10 @@ class StoredTensor(Protocol):
     @property
     def nbytes(self) -> int:
         """Bytes in the file."""
+
+
+class StoredTensor(TensorInfo, Protocol):
+    """A tensor in a model file, read only when asked."""
 
     def float32(self) -> NDArray[np.float32]:
         """The exactly dequantised values, of `shape`."""
@@ -65,12 +69,19 @@ class Words:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checkpoint(Words):
-    """A model file opened."""
+class ModelFile(Words):
+    """A file with a model in it, opened: a checkpoint, or a bundle that was built from one."""
 
     format: str
-    """"gguf" or "safetensors"."""
+    """"gguf", "safetensors" or "edge"."""
     config: Config
+    tensors: Mapping[str, TensorInfo]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint(ModelFile):
+    """A model as it is published, for any machine."""
+
     tensors: Mapping[str, StoredTensor]
 
 

@@ -29,8 +29,8 @@ examples:
   edgellm serve --channel serial:///dev/ttyACM0?baud=115200 --channel tcp://127.0.0.1:7070
 
 `edgellm VERB --help` tells more about a verb.
-exit status: 0 done, 1 failed, 2 wrong usage, 3 doesn't fit into memory, 5 damaged or unsupported
-  file, 6 line lost, 7 busy, 130 interrupted
+exit status: 0 done, 1 failed, 2 wrong usage, 3 doesn't fit into memory, 4 not trusted, 5 damaged or
+  unsupported file, 6 line lost, 7 busy, 130 interrupted
 environment: EDGELLM_PLUGINS=a,b loads only these plugins, EDGELLM_TRACE=1 shows their calls,
   EDGELLM_DEBUG=1 shows where an error came from
 """

@@ -4,12 +4,14 @@ EdgeError
   UsageError            an argument or option that cannot be used
   FormatError           a file from outside breaks its format
     UnsupportedError    the file is sound, but holds something edgellm doesn't run
+  TrustError            a bundle that nobody trusted has signed
   TemplateError         a chat template fails, or exceeds its limits
   FitError              the model doesn't fit this machine
   PluginError           a plugin is missing, broken or misspells a hook
   BackendError          a backend can't compile or run
   ContextError          a prompt is longer than the context
   BusyError             the queue is full
+  ExpiredError          a request waited in the queue until its deadline
   LinkError             the line to a device
 """
 
@@ -54,6 +56,12 @@ class UnsupportedError(FormatError):
     """The file is sound, but asks for an architecture, key, tensor or type that isn't supported."""
 
 
+class TrustError(EdgeError):
+    """A bundle holds native code, and nobody who is trusted here has signed it."""
+
+    exit_status = 4
+
+
 class TemplateError(EdgeError):
     """A chat template cannot be compiled or rendered within its limits."""
 
@@ -88,6 +96,12 @@ class BusyError(EdgeError):
     def __init__(self, place: int, retry_ms: int) -> None:
         self.place, self.retry_ms = place, retry_ms
         super().__init__(f"busy: {place} requests are waiting; ask again in {retry_ms} ms")
+
+
+class ExpiredError(EdgeError):
+    """A request's deadline passed before its answer could begin."""
+
+    exit_status = 7
 
 
 class LinkError(EdgeError):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    from edgellm.bundle import Bundle
+    from edgellm.bundle_writer import BundleWriter
     from edgellm.checkpoint import Checkpoint
     from edgellm.config import Config
 
@@ -17,6 +20,9 @@ CHUNK = 32
 
 Progress = Callable[[str, int, int], None]
 """Called as `progress(what, done, total)` while loading or compiling."""
+
+KV = Literal["f16", "int8"]
+"""How keys and values are kept."""
 
 
 class Cancelled(Exception):
@@ -84,25 +90,80 @@ class Executor(Protocol):
         """Free the model's memory; the executor can't be used afterwards."""
 
 
+@dataclass(frozen=True)
+class Target:
+    """A kind of processor that a backend compiles for."""
+
+    name: str
+    """As `--target` takes it: "avx2", "cortex_a76"."""
+    machine: str
+    """As `platform.machine()` has it: "x86_64", "aarch64"."""
+    features: tuple[str, ...] = ()
+    """What the processor must have, in the backend's terms."""
+
+
 class Backend(Protocol):
-    """One kind of device that can run models."""
+    """One kind of device that can run models.
+
+    Building and running are apart: `build` may need a compiler, tinygrad and minutes, and may be
+    for another machine; `open` needs none of them.
+    """
 
     name: str
 
     def probe(self) -> str | None:
         """Say in one line what was found ("AMD EPYC, 2 cores, AVX2"), or None if it can't run."""
 
+    def target(self, name: str | None = None) -> Target:
+        """The target of that name, or the best that this machine runs. Raises UsageError for a
+        name that it doesn't know."""
+
+    def lacks(self, target: Target) -> str | None:
+        """What this machine lacks to run what was compiled for `target` ("this processor has no
+        avx512_vnni"); None if it runs it."""
+
+    def compiler(self, target: Target) -> str:
+        """What would compile for `target` ("clang 20.1.2"). Raises BackendError where nothing
+        does."""
+
+    def recipe(self) -> str:
+        """A hash that changes when builds turn out otherwise: over the sources of kernels, and the
+        like. Quick, for every start with a model file asks."""
+
+    def build(
+        self,
+        checkpoint: Checkpoint,
+        target: Target,
+        writer: BundleWriter,
+        progress: Progress | None = None,
+    ) -> None:
+        """Give the writer the step's graph, the packed tensors and the compiled code."""
+
     def open(
+        self,
+        bundle: Bundle,
+        *,
+        context: int,
+        slots: int = 1,
+        threads: int | None = None,
+        kv: KV = "f16",
+        progress: Progress | None = None,
+    ) -> Executor:
+        """Return what runs a bundle that this backend has built; it is used until the executor is
+        closed. By default there is a thread for each processor.
+
+        Raises FitError where weights and slots don't fit, before memory is taken for them.
+        """
+
+    def reference(
         self,
         checkpoint: Checkpoint,
         *,
         context: int,
         slots: int = 1,
-        exact: bool = False,
         progress: Progress | None = None,
     ) -> Executor:
-        """Load the checkpoint's weights, compile its steps and return what runs them.
+        """Load the checkpoint and return what runs it in float32 over exactly dequantised weights.
 
-        `exact` computes in float32 over exactly dequantised weights: the reference. Raises FitError
-        where they don't fit, before memory is taken for them.
+        Raises FitError where they don't fit, before memory is taken for them.
         """

@@ -1,0 +1,106 @@
+"""Signatures of bundles: who vouches for the native code in them, and whether that is trusted."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from edgellm import ed25519
+from edgellm.errors import FormatError, TrustError, UsageError
+from edgellm.key_folder import KeyFolder, PublicKey
+
+CONTEXT = b"edgellm bundle\0"
+"""Before what is signed, so that a signature means nothing elsewhere."""
+
+
+@dataclass(frozen=True)
+class Signature:
+    """One signature of a bundle."""
+
+    scheme: Literal["ed25519", "local"]
+    """local: HMAC-SHA-256 with a secret of the machine that built the bundle."""
+    key: bytes
+    """The public key; of a local secret a hash."""
+    value: bytes
+    name: str
+    """What the signer calls the key."""
+
+
+def sign(header: bytes, keys: KeyFolder, signer: str | None = None) -> list[Signature]:
+    """This machine's own mark, and a signature by the key `signer` if one is named."""
+    secret = keys.local_secret(create=True)
+    if secret is None:
+        raise UsageError(f"{keys.path}: the secret of this machine has just been removed")
+    found = [Signature("local", _identity(secret), _mark(secret, header), "local")]
+    if signer is not None:
+        by_name = {key.name: key for key in keys.signing()}
+        if signer not in by_name:
+            names = ", ".join(by_name) or "none"
+            raise UsageError(f"no key {signer!r} signs here; there are: {names}")
+        value = keys.sign(signer, _message(header, signer))
+        found.append(Signature("ed25519", by_name[signer].data, value, signer))
+    return found
+
+
+def check(header: bytes, signatures: Sequence[Signature], keys: KeyFolder, file: object) -> str:
+    """The name of the trusted key, or "local", that vouches for a bundle.
+
+    Raises FormatError for a signature that is wrong, TrustError where none is by a trusted key.
+    """
+    trusted = {key.data: key.name for key in keys.trusted()}
+    secret = keys.local_secret() if any(one.scheme == "local" for one in signatures) else None
+    voucher = ""
+    for one in signatures:
+        if one.scheme == "local":
+            if secret is None or one.key != _identity(secret):
+                continue
+            if not hmac.compare_digest(one.value, _mark(secret, header)):
+                raise _altered(file, "this machine's")
+            voucher = "local"
+        elif not ed25519.verify(one.key, _message(header, one.name), one.value):
+            raise _altered(file, repr(one.name))
+        else:
+            voucher = voucher or trusted.get(one.key, "")
+    if voucher:
+        return voucher
+    raise TrustError(_untrusted(signatures, file))
+
+
+def signers(signatures: Sequence[Signature]) -> list[PublicKey]:
+    """The public keys that signed."""
+    return [PublicKey(one.name, one.key) for one in signatures if one.scheme == "ed25519"]
+
+
+def _untrusted(signatures: Sequence[Signature], file: object) -> str:
+    if not signatures:
+        return f"{file}: nobody has signed it, and it holds native code; build it here"
+    found = signers(signatures)
+    if not found:
+        return (
+            f"{file}: built on another machine and signed for that one alone; build it here, or "
+            "there with a key of its own (edgellm keys new)"
+        )
+    who = " and ".join(f"{key.name!r} ({key.fingerprint})" for key in found)
+    return (
+        f"{file}: signed by {who}, which isn't trusted here, and it holds native code; if the "
+        f"fingerprint is the one that its builder told you: edgellm keys trust {file}"
+    )
+
+
+def _altered(file: object, whose: str) -> FormatError:
+    return FormatError(file, "signature", whose, "the file was altered after it was signed")
+
+
+def _message(header: bytes, name: str) -> bytes:
+    return CONTEXT + header + name.encode(errors="surrogatepass")
+
+
+def _identity(secret: bytes) -> bytes:
+    return hashlib.sha256(CONTEXT + b"identity" + secret).digest()[:16]
+
+
+def _mark(secret: bytes, header: bytes) -> bytes:
+    return hmac.digest(secret, _message(header, "local"), "sha256")
