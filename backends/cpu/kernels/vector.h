@@ -168,7 +168,7 @@ INLINE Floats hyperbolic_tangent(Floats x) {
     return (Floats)((Words)positive | ((Words)x & 0x80000000));
 }
 
-// 1 + erf(x): error below 4e-7 (Abramowitz and Stegun, 7.1.26).
+// 1 + erf(x): error below 6e-7 (Abramowitz and Stegun, 7.1.26).
 INLINE Floats one_plus_erf(Floats x) {
     Floats a = magnitude(x);
     Floats t = 1.0f / madd(a, (Floats)0.3275911f, (Floats)1.0f);
