@@ -3,74 +3,169 @@
 from __future__ import annotations
 
 import argparse
+import itertools
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator
 
-from edgellm import bench, progress
+from edgellm import bench
 from edgellm.commands import options as shared
 from edgellm.memory import size
 
 EPILOG = """\
 examples:
   edgellm bench
-  edgellm bench model.gguf -p 128 -n 32 -r 3
-  edgellm bench model.gguf --json > this-machine.json
+  edgellm bench model.gguf -p 128 -n 32 -r 3 -t 1,2
+  edgellm bench model.gguf -p 0 -n 64 -d 0,2048 -b 1,4 --vs llama.cpp
+  edgellm bench model.gguf --json > this-machine.jsonl
 
-pp512 is a prompt of 512 tokens, tg128 the generation of 128; both in tokens per second, mean and
-deviation. The tokens are drawn from a fixed seed.
+-p, -n, -d, -b and -t take several numbers, with commas between them: each combination is a row. All
+figures are medians; speeds are in tokens per second, over all chats of a row together. "start" is
+the time from the start of a process to its first token. "read" is the share at which decoding
+reads weights of the bandwidth that this machine's memory has. The tokens are drawn from a fixed
+seed. --json prints one object a row, every repeat in it.
 """
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     shared.add_model(parser)
-    parser.add_argument(
-        "-p", "--n-prompt", type=count, default=512, metavar="N", help="tokens of the prompt"
-    )
-    parser.add_argument(
-        "-n", "--n-gen", type=count, default=128, metavar="N", help="tokens to generate"
-    )
+    for flags, kind, default, text in (
+        (("-p", "--n-prompt"), counts, [512], "tokens of the prompt; 0: no prefill"),
+        (("-n", "--n-gen"), counts, [128], "tokens to generate; 0: no decoding"),
+        (("-d", "--n-depth"), counts, [0], "tokens in the context before"),
+        (("-b", "--batch"), positives, [1], "chats at once"),
+        (("-t", "--threads"), positives, None, "threads of the processor"),
+    ):
+        shown = "all" if default is None else default[0]
+        parser.add_argument(
+            *flags, type=kind, default=default, metavar="N", help=f"{text} (default: {shown})"
+        )
     parser.add_argument(
         "-r", "--repetitions", type=shared.positive, default=5, metavar="N", help="of each test"
     )
-    parser.add_argument("--json", action="store_true", help="print a JSON object")
+    parser.add_argument(
+        "--vs", metavar="PEER", help="compare with a peer on the same file: llama.cpp"
+    )
+    parser.add_argument(
+        "--peer-python",
+        default=sys.executable,
+        metavar="PATH",
+        help="the Python that has the peer's package llama-cpp-python (default: this one)",
+    )
+    parser.add_argument(
+        "-fa",
+        "--flash-attn",
+        choices=("auto", "on", "off"),
+        default="auto",
+        help="flash attention in llama.cpp (default: auto)",
+    )
+    parser.add_argument("--json", action="store_true", help="print a JSON object a row")
 
 
-def count(text: str) -> int:
-    """An argument type: a whole number from 0 on."""
-    number = int(text)
-    if number < 0:
+def counts(text: str) -> list[int]:
+    """An argument type: whole numbers from 0 on, with commas between them."""
+    numbers = [int(number) for number in text.split(",")]
+    if min(numbers) < 0:
         raise ValueError
-    return number
+    return numbers
+
+
+def positives(text: str) -> list[int]:
+    """An argument type: whole numbers from 1 on, with commas between them."""
+    return [shared.positive(number) for number in text.split(",")]
 
 
 def main(options: argparse.Namespace) -> int:
-    with progress.bar() as shown:
-        report = bench.measure(
-            shared.model_path(options),
-            prompt=options.n_prompt,
-            generated=options.n_gen,
-            repetitions=options.repetitions,
-            context=options.ctx_size,
-            exact=options.exact,
-            device=options.device,
-            progress=shown,
-        )
-    if options.json:
-        import json
-
-        print(json.dumps(report.as_dict(), indent=2))
-    else:
-        print(table(report))
+    rows = bench.measure(
+        shared.model_path(options),
+        tests(options),
+        repetitions=options.repetitions,
+        context=options.ctx_size,
+        exact=options.exact,
+        device=options.device,
+        versus=options.vs,
+        peer_python=options.peer_python,
+        flash=options.flash_attn,
+    )
+    for line in json_lines(rows) if options.json else table(rows):
+        print(line, flush=True)
     return 0
 
 
-def table(report: bench.Report) -> str:
-    """The report as a Markdown table, which a reader can paste."""
-    about = f"{report.model} ({report.parameters / 1e6:.1f} M, {size(report.bytes)})"
-    rows = [(one.test, f"{one.mean:.1f} +/- {one.deviation:.1f} tokens/s") for one in report.speeds]
-    rows += [
-        ("load", f"{report.load_s:.2f} s"),
-        ("first token", f"{report.first_token_s:.3f} s"),
-        ("peak memory", size(report.peak_bytes)),
+def tests(options: argparse.Namespace) -> list[bench.Test]:
+    """Every combination of what was asked for."""
+    threads = options.threads or [len(os.sched_getaffinity(0))]
+    names = ("threads", "batch", "depth", "prompt", "generate")
+    values = (threads, options.batch, options.n_depth, options.n_prompt, options.n_gen)
+    return [
+        bench.Test(**dict(zip(names, combination, strict=True)))
+        for combination in itertools.product(*values)
     ]
-    head = f"| {about}, {report.device}, {report.mode} | |\n|---|---:|"
-    return "\n".join([head, *(f"| {name} | {value} |" for name, value in rows)])
+
+
+def json_lines(rows: Iterable[bench.Row]) -> Iterator[str]:
+    return (json.dumps(row.as_dict()) for row in rows)
+
+
+HEADS = {
+    "model": "---",
+    "type": "---",
+    "threads": "---:",
+    "chats": "---:",
+    "depth": "---:",
+    "prefill": "---:",
+    "decode": "---:",
+    "start": "---:",
+    "peak memory": "---:",
+    "read": "---:",
+}
+
+
+def table(rows: Iterable[bench.Row]) -> Iterator[str]:
+    """The rows of a Markdown table, which a reader can paste; beside each figure how many times
+    the peer's it is."""
+    yield _line(HEADS)
+    yield _line(HEADS.values())
+    peer = None
+    for row in rows:
+        test, ours, peer = row.test, row.ours, row.peer
+        share = row.read_share
+        yield _line(
+            (
+                f"{row.model} ({row.parameters / 1e6:.1f} M)",
+                row.type if row.mode == "fast" else f"{row.type}, {row.mode}",
+                str(test.threads),
+                str(test.batch),
+                str(test.depth),
+                _speed(row, "prefill_tok_s", test.prompt),
+                _speed(row, "decode_tok_s", test.generate),
+                f"{ours.first_token_s:.2f} s" + _times(row, "first_token_s"),
+                size(ours.peak_rss_bytes) + _times(row, "peak_rss_bytes"),
+                "" if share is None else f"{share:.0%} of {row.read_gb_s:.1f} GB/s",
+            )
+        )
+    if peer is not None:
+        yield ""
+        yield f"In brackets: times the figure of {peer}, measured in turns on the same file."
+
+
+def _speed(row: bench.Row, name: str, tokens: int) -> str:
+    speed = getattr(row.ours, name)
+    return (
+        ""
+        if speed is None
+        else f"{speed:,.{1 if speed < 100 else 0}f}{_times(row, name)} /{tokens}"
+    )
+
+
+def _times(row: bench.Row, name: str) -> str:
+    ratio = row.ratio(name)
+    return "" if ratio is None else f" ({ratio:.2f} x)"
+
+
+def _line(cells: Iterable[str]) -> str:
+    # A file's own words could steer the terminal.
+    shown = ("".join(c if c.isprintable() and c != "|" else "?" for c in cell) for cell in cells)
+    return f"| {' | '.join(shown)} |"
