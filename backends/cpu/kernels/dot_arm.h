@@ -1,0 +1,87 @@
+// Dot products of 64-bit Arm: i8mm, dotprod, plain NEON. See dot_portable.h for what each function
+// has to do.
+#pragma once
+#include <arm_neon.h>
+#include "lanes.h"
+
+// Every instruction below multiplies signed bytes; codes that aren't signed are below 64.
+enum { SIGNED_LIMIT = 128, SIGNED_OFFSET = 0 };
+INLINE Bytes signed_codes(Bytes codes) { return codes; }
+
+// 32 registers: 8 for integer sums, 8 for floats, the rest for codes and activations.
+enum { TILE_ROWS = 4, TILE_VECTORS = 1 };
+
+// Rows 0 to 3 of a vector's 8, and rows 4 to 7.
+typedef struct {
+    int32x4_t low, high;
+} Sums;
+
+typedef struct {
+    int8x16_t low, high;
+} Codes;
+
+INLINE Codes codes_of(const Bytes *code, int64_t offset, int i) {
+    Codes codes;
+    memcpy(&codes, (const uint8_t *)(code + i) + offset, sizeof codes);
+    return codes;
+}
+
+#if defined(__ARM_FEATURE_DOTPROD)
+
+// `sdot` by lane: four activations with four codes of each row.
+INLINE Sums dot16_row(Sums sum, const Codes *code, const int8_t *x, int limit) {
+    (void)limit;
+    int8x16_t row = vld1q_s8(x);
+    sum.low = vdotq_laneq_s32(sum.low, code[0].low, row, 0);
+    sum.high = vdotq_laneq_s32(sum.high, code[0].high, row, 0);
+    sum.low = vdotq_laneq_s32(sum.low, code[1].low, row, 1);
+    sum.high = vdotq_laneq_s32(sum.high, code[1].high, row, 1);
+    sum.low = vdotq_laneq_s32(sum.low, code[2].low, row, 2);
+    sum.high = vdotq_laneq_s32(sum.high, code[2].high, row, 2);
+    sum.low = vdotq_laneq_s32(sum.low, code[3].low, row, 3);
+    sum.high = vdotq_laneq_s32(sum.high, code[3].high, row, 3);
+    return sum;
+}
+
+#else
+
+// Products of bytes are added up in 16 bits as far as they fit, also after neighbours have been
+// added to each other: four of codes to 31, two of codes to 63, one of codes to -128.
+INLINE Sums dot16_row(Sums sum, const Codes *code, const int8_t *x, int limit) {
+    int most = limit <= 31 ? 4 : limit <= 63 ? 2 : 1;
+    for (int first = 0; first < 4; first += most) {
+        int16x8_t rows01, rows23, rows45, rows67;  // four sums of each row
+        for (int i = first; i < first + most; i++) {
+            int32_t four;
+            memcpy(&four, x + i * 4, sizeof four);
+            int8x16_t wide = vreinterpretq_s8_s32(vdupq_n_s32(four));
+            int8x8_t half = vget_low_s8(wide);
+            int8x8_t low = vget_low_s8(code[i].low), high = vget_low_s8(code[i].high);
+            rows01 = i == first ? vmull_s8(low, half) : vmlal_s8(rows01, low, half);
+            rows23 = i == first ? vmull_high_s8(code[i].low, wide)
+                                : vmlal_high_s8(rows23, code[i].low, wide);
+            rows45 = i == first ? vmull_s8(high, half) : vmlal_s8(rows45, high, half);
+            rows67 = i == first ? vmull_high_s8(code[i].high, wide)
+                                : vmlal_high_s8(rows67, code[i].high, wide);
+        }
+        sum.low = vpadalq_s16(sum.low, vpaddq_s16(rows01, rows23));
+        sum.high = vpadalq_s16(sum.high, vpaddq_s16(rows45, rows67));
+    }
+    return sum;
+}
+
+#endif
+
+INLINE void dot16(Ints *sum, const Bytes *code, int vectors, int64_t step, const int8_t *x,
+                  int64_t stride, int rows, int limit) {
+    for (int v = 0; v < vectors; v++) {
+        Codes codes[4];
+        for (int i = 0; i < 4; i++) codes[i] = codes_of(code, v * step, i);
+        for (int r = 0; r < rows; r++) {
+            Sums sums;
+            memcpy(&sums, &sum[v * rows + r], sizeof sums);
+            sums = dot16_row(sums, codes, x + r * stride, limit);
+            memcpy(&sum[v * rows + r], &sums, sizeof sums);
+        }
+    }
+}
