@@ -1,4 +1,4 @@
-"""Bundles: a model compiled and packed for one kind of processor, in one file that is used in place.
+"""Bundles: a model compiled and packed for one kind of processor, in a file that is used in place.
 
   header      64 bytes: see `Header`; zeros up to 64 KiB
   blobs       compiled code, packed weights, the vocabulary; each at a multiple of 64 KiB

@@ -6,27 +6,29 @@ import contextlib
 import errno
 import hashlib
 import os
-import re
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgellm import bundle, manifest, packing, signing
 from edgellm.errors import FitError, UsageError
 from edgellm.graph import StepGraph
 from edgellm.key_folder import KeyFolder
 from edgellm.manifest import ALIGNMENT, PLAIN, Blob, Manifest, Placed, aligned
+from edgellm.packing import Packed
 
 if TYPE_CHECKING:
     from edgellm.checkpoint import StoredTensor
-    from edgellm.executor import Progress
 
-Bytes = bytes | bytearray | memoryview | NDArray[np.uint8]
+Bytes = bytes | bytearray | memoryview
 
+DRAFT = ".edge-draft"
+ABANDONED_S = 3600.0
+"""A draft that hasn't grown for so long is nobody's."""
 SMALL_BYTES = ALIGNMENT
 """Smaller tensors share a blob."""
 SMALL_ALIGNMENT = 64
@@ -35,14 +37,13 @@ SMALL_ALIGNMENT = 64
 class BundleWriter:
     """A bundle in the making; use it in a `with` statement, which removes an unfinished draft.
 
-    A backend's `build` calls `blob`, `matrix`, `vector` and `graph`, the core the rest. Raises
+    A backend's `build` calls `blob`, `tensor` and `graph`, the core the rest. Raises
     FitError where the disk is full, UsageError where the file can't be written.
     """
 
-    def __init__(self, path: Path, progress: Progress | None = None, expected: int = 0) -> None:
-        """`expected` bytes are what `progress` takes for the whole."""
-        self.path, self.progress, self.expected = path, progress, expected
-        self.draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.draft = path.with_name(f".{path.name}.{os.getpid()}{DRAFT}")
         self.blobs: list[Blob] = []
         self.tensors: list[Placed] = []
         self.step: StepGraph | None = None
@@ -50,7 +51,7 @@ class BundleWriter:
         self._small_tensors: list[Placed] = []
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            _remove_abandoned(path)
+            _remove_abandoned(path.parent)
             self._file = self.draft.open("wb")
         except OSError as error:
             raise _failed(path, error) from error
@@ -77,23 +78,37 @@ class BundleWriter:
         self._write(bytes(aligned(offset + view.nbytes) - offset - view.nbytes))
         digest = hashlib.sha256(view).hexdigest()
         self.blobs.append(Blob(name, offset, view.nbytes, digest))
-        if self.progress is not None:
-            self.progress("packing", min(self._file.tell(), self.expected), self.expected)
 
-    def matrix(self, tensor: StoredTensor) -> None:
-        """Add a matrix, packed as `edgellm.packing.choose` says."""
-        format, _ = packing.choose(tensor)
-        rows, columns = tensor.shape
-        data = np.empty(packing.packed_bytes(format, rows, columns), np.uint8)
-        packed = packing.pack_into(tensor, data)
-        self._tensor(tensor, packed.format, rows, columns, data, packed.note)
-
-    def vector(self, tensor: StoredTensor) -> None:
-        """Add a tensor of any shape as float32, row-major."""
-        values = np.ascontiguousarray(tensor.float32(), "<f4")
-        columns = tensor.shape[-1] if tensor.shape else 1
-        data = values.reshape(-1).view(np.uint8)
-        self._tensor(tensor, PLAIN, values.size // columns, columns, data, "")
+    def tensor(self, name: str, tensor: StoredTensor, format: str | None) -> None:
+        """Add a matrix, packed as `edgellm.packing.choose` says, or with None for its format a
+        tensor of any shape as float32, row-major."""
+        if format is None:
+            values = np.ascontiguousarray(tensor.float32(), "<f4").reshape(-1)
+            columns = tensor.shape[-1] if tensor.shape else 1
+            packed = Packed(PLAIN, values.size // columns, columns, "")
+            data = values.view(np.uint8).data
+        else:
+            data = np.empty(packing.packed_bytes(format, *tensor.shape), np.uint8).data
+            packed = packing.pack_into(tensor, data)
+        placed = Placed(
+            name=name,
+            type=tensor.type,
+            format=packed.format,
+            rows=packed.rows,
+            columns=packed.columns,
+            shape=tuple(tensor.shape) or (1,),
+            blob=len(self.blobs),
+            offset=0,
+            nbytes=data.nbytes,
+            note=packed.note,
+        )
+        if data.nbytes < SMALL_BYTES:
+            self._small += bytes(aligned(len(self._small), SMALL_ALIGNMENT) - len(self._small))
+            self._small_tensors.append(replace(placed, offset=len(self._small)))
+            self._small += data
+        else:
+            self.blob(name, data)
+            self.tensors.append(placed)
 
     def graph(self, graph: StepGraph) -> None:
         """Set the step's graph, whose weights are the tensors by name."""
@@ -123,35 +138,6 @@ class BundleWriter:
         except OSError as error:
             raise _failed(self.path, error) from error
 
-    def _tensor(
-        self,
-        tensor: StoredTensor,
-        format: str,
-        rows: int,
-        columns: int,
-        data: NDArray[np.uint8],
-        note: str,
-    ) -> None:
-        placed = Placed(
-            name=tensor.name,
-            type=tensor.type,
-            format=format,
-            rows=rows,
-            columns=columns,
-            shape=tuple(tensor.shape) or (1,),
-            blob=len(self.blobs),
-            offset=0,
-            nbytes=data.nbytes,
-            note=note,
-        )
-        if data.nbytes < SMALL_BYTES:
-            self._small += bytes(aligned(len(self._small), SMALL_ALIGNMENT) - len(self._small))
-            self._small_tensors.append(replace(placed, offset=len(self._small)))
-            self._small += data.tobytes()
-        else:
-            self.blob(tensor.name, data)
-            self.tensors.append(placed)
-
     def _write(self, data: Bytes) -> None:
         try:
             self._file.write(data)
@@ -165,19 +151,9 @@ def _failed(path: Path, error: OSError) -> FitError | UsageError:
     return UsageError(f"{path}: {error.strerror}")
 
 
-def _remove_abandoned(path: Path) -> None:
-    """Remove drafts of processes that were killed while they wrote the same file."""
-    for draft in path.parent.glob(f".{path.name}.*.draft"):
-        found = re.search(r"\.(\d+)\.draft$", draft.name)
-        if found is not None and not _runs(int(found[1])):
-            draft.unlink(missing_ok=True)
-
-
-def _runs(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True  # another user's
-    return process != os.getpid()
+def _remove_abandoned(folder: Path) -> None:
+    """Remove drafts of processes that were killed while they wrote."""
+    for draft in folder.glob(f".*{DRAFT}"):
+        with contextlib.suppress(FileNotFoundError):  # another process removes it too
+            if time.time() - draft.stat().st_mtime > ABANDONED_S:
+                draft.unlink()

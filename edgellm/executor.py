@@ -42,6 +42,8 @@ class Executor(Protocol):
     context: int
     """Positions that a slot holds."""
     slots: int
+    threads: int
+    """That compute at once."""
     max_rows: int
     """The most rows of one `run`, `chunk` and `slots` at least."""
     chunk: int
@@ -114,9 +116,11 @@ class Backend(Protocol):
     def probe(self) -> str | None:
         """Say in one line what was found ("AMD EPYC, 2 cores, AVX2"), or None if it can't run."""
 
-    def target(self, name: str | None = None) -> Target:
-        """The target of that name, or the best that this machine runs. Raises UsageError for a
-        name that it doesn't know."""
+    def target(self, name: str | None = None, board: str | None = None) -> Target:
+        """The target of that name, or of a board; of neither, the best that this machine runs.
+
+        Raises UsageError for one that it doesn't know, BackendError where it can't run here.
+        """
 
     def lacks(self, target: Target) -> str | None:
         """What this machine lacks to run what was compiled for `target` ("this processor has no

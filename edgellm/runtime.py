@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgellm import checkpoint as checkpoints
-from edgellm import generation, memory, plugins, tokenizer
+from edgellm import bundle, bundle_cache, generation, memory, plugins, tokenizer
+from edgellm.bundle import Bundle
+from edgellm.checkpoint import Checkpoint
 from edgellm.errors import BackendError, FormatError, UsageError
+from edgellm.executor import KV
+from edgellm.key_folder import KeyFolder
 from edgellm.keys import MAX_CONTEXT
 from edgellm.sampling import Sampling
 
 if TYPE_CHECKING:
-    from edgellm.checkpoint import Checkpoint
+    from edgellm.checkpoint import ModelFile
     from edgellm.config import Config
     from edgellm.executor import Backend, Executor, Progress
     from edgellm.generation import Piece
@@ -35,13 +39,13 @@ class Model:
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
+        file: ModelFile,
         tokenizer: Tokenizer,
         executor: Executor,
         reopen: Callable[[int], Executor] | None = None,
     ) -> None:
         """`reopen` makes an executor with a longer context, for prompts that need one."""
-        self.checkpoint = checkpoint
+        self.file = file
         self.tokenizer = tokenizer
         self._slot = generation.SingleSlot(executor)
         self._reopen = reopen
@@ -55,7 +59,7 @@ class Model:
     @property
     def config(self) -> Config:
         """What the forward pass depends on: widths, layers, norms, positions."""
-        return self.checkpoint.config
+        return self.file.config
 
     def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """Scores of every token after each of `ids`, (len(ids), vocab).
@@ -128,84 +132,147 @@ def load(
     context: int | None = None,
     *,
     slots: int = 1,
+    threads: int | None = None,
+    kv: KV = "f16",
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> Model:
-    """Open a GGUF file or a Hugging Face folder (None: the built-in model), ready to run.
+    """Open a bundle, a GGUF file or a Hugging Face folder (None: the built-in model), ready to run.
 
-    `exact` computes in float32 over exactly dequantised weights; otherwise matrices are kept in
-    float16. `context` is the number of positions of each of `slots` sequences. By default it is
-    what the model was trained for (of longrope models, before its stretching), within 512 and 4096,
-    and grows with a longer prompt.
+    Of a model that isn't a bundle one is built first, and kept in the cache for the next time;
+    `exact` builds none, but computes in float32 over exactly dequantised weights. `context` is the
+    number of positions of each of `slots` sequences. By default it is what the model was trained
+    for (of longrope models, before its stretching), within 512 and 4096, and grows with a longer
+    prompt. By default there is a thread for each processor; `kv` "int8" halves the memory of the
+    positions.
 
-    Raises FormatError or UnsupportedError for a file that can't be run, UsageError for a bad
-    argument, BackendError if there is no such device or no compiler, FitError if there isn't memory
-    enough.
+    Raises FormatError or UnsupportedError for a file that can't be run, TrustError for a bundle by
+    somebody who isn't trusted, UsageError for a bad argument, BackendError if there is no such
+    device or no compiler, FitError if there isn't memory enough, or room on the disk.
     """
-    checkpoint, vocabulary = read(path)
+    file, vocabulary = read(path, exact=exact, device=device)
     return start(
-        checkpoint,
+        file,
         vocabulary,
         exact=exact,
         context=context,
         slots=slots,
+        threads=threads,
+        kv=kv,
         device=device,
         progress=progress,
     )
 
 
-def read(path: str | os.PathLike[str] | None = None) -> tuple[Checkpoint, Tokenizer]:
-    """What `load` reads before the weights: little work, after which options can be checked."""
-    path = default_model() if path is None else Path(path)
-    with memory.fitting(path):
-        checkpoint = checkpoints.open(path)
-        data = checkpoint.tokenizer
+def read(
+    path: str | os.PathLike[str] | None = None, *, exact: bool = False, device: str = "cpu"
+) -> tuple[Checkpoint | Bundle, Tokenizer]:
+    """What `load` opens before it builds: little work, after which options can be checked.
+
+    A bundle if `path` is one, or has one in the cache; else a checkpoint.
+    """
+    where = default_model() if path is None else Path(path)
+    with memory.fitting(where):
+        file = _opened(where, exact, device)
+        data = file.tokenizer
         if data is None:
-            raise FormatError(checkpoint.path, "tokenizer", None, "the model needs its vocabulary")
+            raise FormatError(file.path, "tokenizer", None, "the model needs its vocabulary")
         vocabulary = tokenizer.make(data)
-    if vocabulary.size > checkpoint.config.vocab:
+    if vocabulary.size > file.config.vocab:
         raise FormatError(
-            checkpoint.path,
+            file.path,
             "tokenizer's size",
             vocabulary.size,
-            f"the embedding has only {checkpoint.config.vocab} rows",
+            f"the embedding has only {file.config.vocab} rows",
         )
-    return checkpoint, vocabulary
+    return file, vocabulary
+
+
+def _opened(path: Path, exact: bool, device: str) -> Checkpoint | Bundle:
+    if bundle.is_bundle(path):
+        if exact:
+            raise UsageError(f"{path}: a bundle has no exact mode; give the model's own file")
+        return bundle.open(path)
+    if not exact and path.exists():
+        found = bundle_cache.find(bundle_cache.place(path, backend(device)))
+        if found is not None:
+            return found
+    from edgellm import checkpoint
+
+    return checkpoint.open(path)
 
 
 def start(
-    checkpoint: Checkpoint,
+    file: Checkpoint | Bundle,
     tokenizer: Tokenizer,
     *,
     exact: bool = False,
     context: int | None = None,
     slots: int = 1,
+    threads: int | None = None,
+    kv: KV = "f16",
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> Model:
-    """Load the weights of what `read` has opened; arguments and errors are those of `load`."""
+    """Run what `read` has opened; arguments and errors are those of `load`."""
     chosen = backend(device)
-    if not isinstance(slots, int) or slots < 1:
-        raise UsageError(f"{slots!r} slots; give a whole number from 1 on")
+    for name, count in (("slots", slots), ("threads", 1 if threads is None else threads)):
+        if not isinstance(count, int) or count < 1:
+            raise UsageError(f"{count!r} {name}; give a whole number from 1 on")
+    if kv not in get_args(KV):
+        raise UsageError(f"keys and values in {kv!r}; there are {', '.join(get_args(KV))}")
+    context_for(file, context)
+    ready = file
+    if isinstance(file, Checkpoint) and not exact:
+        ready = _built(file, chosen, progress)
+    if isinstance(ready, Bundle):
+        _check_target(ready, chosen)
 
     def open(positions: int | None) -> Executor:
-        with memory.fitting(checkpoint.path):
-            return chosen.open(
-                checkpoint,
-                context=context_for(checkpoint, positions),
-                slots=slots,
-                exact=exact,
-                progress=progress,
-            )
+        wanted = context_for(ready, positions)
+        with memory.fitting(ready.path):
+            if isinstance(ready, Bundle):
+                return chosen.open(
+                    ready, context=wanted, slots=slots, threads=threads, kv=kv, progress=progress
+                )
+            return chosen.reference(ready, context=wanted, slots=slots, progress=progress)
 
     def longer(needed: int) -> Executor:
         # By doubling, for the longer prompts that may follow; the file's own length is a stop.
         wished = 1 << (needed - 1).bit_length()
-        trained = checkpoint.config.context
+        trained = ready.config.context
         return open(min(wished, max(trained, needed)))
 
-    fixed = context is not None or checkpoint.config.position == "learned"
-    return Model(checkpoint, tokenizer, open(context), None if fixed else longer)
+    fixed = context is not None or ready.config.position == "learned"
+    return Model(ready, tokenizer, open(context), None if fixed else longer)
+
+
+def _built(file: Checkpoint, chosen: Backend, progress: Progress | None) -> Bundle:
+    """The bundle of a checkpoint, in the cache from now on."""
+    from edgellm import bundle_builder
+
+    place = bundle_cache.place(Path(file.path), chosen)
+    bundle_builder.build(
+        file,
+        place,
+        chosen,
+        chosen.target(),
+        KeyFolder(),
+        progress=progress,
+        make_room=functools.partial(bundle_cache.make_room, place),
+    )
+    return bundle.open(place)
+
+
+def _check_target(file: Bundle, chosen: Backend) -> None:
+    """Raise BackendError for a bundle that the backend, or this machine, can't run."""
+    if file.backend != chosen.name:
+        raise BackendError(f"{file.path}: built for {file.backend}, not for {chosen.name}")
+    lacks = chosen.lacks(file.target)
+    if lacks is not None:
+        raise BackendError(
+            f"{file.path}: built for {file.target.name}, but {lacks}; build it for this machine"
+        )
 
 
 def default_model() -> Path:
@@ -213,12 +280,12 @@ def default_model() -> Path:
     return Path(str(files("edgellm") / "default_model.gguf"))
 
 
-def context_for(checkpoint: Checkpoint, asked: int | None = None) -> int:
+def context_for(file: ModelFile, asked: int | None = None) -> int:
     """How many positions a slot is to hold. Raises UsageError if the model can't have so many."""
-    config = checkpoint.config
+    config = file.config
     most = MAX_CONTEXT
     if config.position == "learned":
-        most = checkpoint.tensors["position_embd.weight"].shape[0]
+        most = file.tensors["position_embd.weight"].shape[0]
     stretched = [rope.original_context for rope in config.ropes if rope.long_factors]
     if asked is None and stretched:
         # Beyond it all positions would be rotated by the long factors, short prompts' too.

@@ -22,7 +22,15 @@ from edgellm.tokenizer_blob import write
 
 TOKENS, SCORES, TYPES = zip(*small_models.spm_tokens(), strict=True)
 VOCABULARY = TokenizerData(
-    "llama", tokens=TOKENS, scores=SCORES, types=TYPES, bos=1, eos=2, unk=0, rstrip=frozenset({2})
+    "llama",
+    tokens=[*TOKENS],
+    scores=[*SCORES],
+    types=[*TYPES],
+    merges=[],
+    bos=1,
+    eos=2,
+    unk=0,
+    rstrip=frozenset({2}),
 )
 DIM = 64
 CONFIG = Config(
@@ -115,9 +123,7 @@ def write_bundle(
         writer.blob("library", LIBRARY)
         writer.blob(TOKENIZER, write(VOCABULARY))
         for tensor in tensors():
-            if len(tensor.shape) == 2:
-                writer.matrix(tensor)
-            else:
-                writer.vector(tensor)
+            packed = len(tensor.shape) == 2
+            writer.tensor(tensor.name, tensor, tensor.type if packed else None)
         writer.graph(graph)
         writer.finish(described, keys, signer)

@@ -27,7 +27,7 @@ def answer(model: Model, *questions: str) -> str:
     messages: list[dict[str, str]] = []
     for question in questions:
         messages.append({"role": "user", "content": question})
-        prompt = edgellm.render_chat(messages, template=model.checkpoint.template)
+        prompt = edgellm.render_chat(messages, template=model.file.template)
         said = "".join(piece.text for piece in model.generate(prompt, max_tokens=60))
         messages.append({"role": "assistant", "content": said})
     return messages[-1]["content"]

@@ -1,14 +1,19 @@
-"""The CPU backend: tinygrad's kernels in C, compiled by clang or Zig."""
+"""The CPU backend: kernels in C, compiled by clang or Zig, and the engine that runs them."""
 
 from __future__ import annotations
 
-import os
-import platform
+from typing import TYPE_CHECKING
 
 from edgellm import memory
-from edgellm.checkpoint import Checkpoint
-from edgellm.executor import Executor, Progress
 from edgellm.hookspecs import hookimpl
+
+from . import target as processors
+
+if TYPE_CHECKING:
+    from edgellm.bundle import Bundle
+    from edgellm.bundle_writer import BundleWriter
+    from edgellm.checkpoint import Checkpoint
+    from edgellm.executor import KV, Executor, Progress, Target
 
 
 class CPUBackend:
@@ -17,24 +22,82 @@ class CPUBackend:
     name = "cpu"
 
     def probe(self) -> str | None:
-        return f"{platform.machine()}, {os.cpu_count()} cores"
+        from .cores import usable
+
+        fitting = [target.name for target in processors.TARGETS if not processors.missing(target)]
+        kernels = f"kernels for {fitting[0]}" if fitting else "no kernels for this processor"
+        return f"{processors.machine()}, {usable()} cores, {kernels}"
+
+    def target(self, name: str | None = None) -> processors.Processor:
+        return processors.find(name or "native")
+
+    def lacks(self, target: Target) -> str | None:
+        missing = processors.missing(target)
+        if target.machine != processors.machine():
+            return f"this machine is {processors.machine()}, not {target.machine}"
+        return f"this processor has no {', '.join(missing)}" if missing else None
+
+    def compiler(self, target: Target) -> str:
+        from .library import toolchain, version
+
+        return version(toolchain(processors.find(target.name)))
+
+    def recipe(self) -> str:
+        from .library import recipe
+
+        return recipe()
+
+    def build(
+        self,
+        checkpoint: Checkpoint,
+        target: Target,
+        writer: BundleWriter,
+        progress: Progress | None = None,
+    ) -> None:
+        from .build import build
+
+        build(checkpoint, processors.find(target.name), writer, progress)
 
     def open(
+        self,
+        bundle: Bundle,
+        *,
+        context: int,
+        slots: int = 1,
+        threads: int | None = None,
+        kv: KV = "f16",
+        progress: Progress | None = None,
+    ) -> Executor:
+        from .executor import BundleExecutor
+
+        return BundleExecutor(
+            bundle.config,
+            bundle.graph,
+            bundle.blob("library"),
+            {name: tensor.address for name, tensor in bundle.tensors.items()},
+            context=context,
+            slots=slots,
+            threads=threads,
+            kv=kv,
+            name=bundle.path,
+            weight_bytes=sum(tensor.nbytes for tensor in bundle.tensors.values()),
+        )
+
+    def reference(
         self,
         checkpoint: Checkpoint,
         *,
         context: int,
         slots: int = 1,
-        exact: bool = False,
         progress: Progress | None = None,
     ) -> Executor:
         from .compiler import prepare
 
-        memory.check(checkpoint, context, slots, exact)
+        memory.check(checkpoint, context, slots, exact=True)
         prepare()
         from edgellm.jit_executor import JitExecutor
 
-        return JitExecutor(checkpoint, context, slots, exact, progress=progress)
+        return JitExecutor(checkpoint, context, slots, exact=True, progress=progress)
 
 
 @hookimpl

@@ -25,7 +25,7 @@ from edgellm import progress, runtime
 from edgellm.errors import EdgeError
 
 if TYPE_CHECKING:
-    from edgellm.checkpoint import Checkpoint
+    from edgellm.checkpoint import ModelFile
     from edgellm.executor import Executor
 
 
@@ -37,6 +37,7 @@ def answers(task: dict[str, Any]) -> Iterator[dict[str, object]]:
             exact=task["exact"],
             context=task["context"],
             slots=task["slots"],
+            threads=task["threads"] or None,
             device=task["device"],
             progress=shown,
         )
@@ -45,7 +46,7 @@ def answers(task: dict[str, Any]) -> Iterator[dict[str, object]]:
         tokens = [draw.randrange(model.config.vocab) for _ in range(task["context"])]
         model.executor.step(tokens[:1], [0], [0])
         yield {}
-        yield about(model.checkpoint)
+        yield about(model.file) | {"threads": model.executor.threads}
         for line in sys.stdin:
             order = json.loads(line)
             run = prefill if order["test"] == "prefill" else decode
@@ -69,9 +70,9 @@ def decode(executor: Executor, tokens: list[int], depth: int, slots: int) -> Non
         executor.step([token] * slots, rows, [position] * slots)
 
 
-def about(checkpoint: Checkpoint) -> dict[str, object]:
+def about(file: ModelFile) -> dict[str, object]:
     """What the model is, and the bytes that one token's decoding reads of its weights."""
-    tensors = checkpoint.tensors
+    tensors = file.tensors
     matrices = Counter[str]()
     for name, tensor in tensors.items():
         if name.startswith("blk.") and len(tensor.shape) > 1:
@@ -81,7 +82,7 @@ def about(checkpoint: Checkpoint) -> dict[str, object]:
         # Of the embedding only one row is read.
         read.pop("token_embd.weight")
     return {
-        "model": checkpoint.provenance.name or Path(checkpoint.path).stem,
+        "model": file.provenance.name or Path(file.path).stem,
         "type": max(matrices, key=lambda kind: matrices[kind]),
         "parameters": sum(math.prod(tensor.shape) for tensor in tensors.values()),
         "bytes": sum(tensor.nbytes for tensor in tensors.values()),

@@ -52,26 +52,26 @@ def load(options: argparse.Namespace, slots: int = 1) -> Model:
 @asynccontextmanager
 async def conversations(model: Model, options: argparse.Namespace) -> AsyncIterator[Conversations]:
     """The service that channels talk to, while the block runs; closes the model afterwards."""
-    chat = for_model(model.checkpoint, **shared.chat_template(options))
+    chat = for_model(model.file, **shared.chat_template(options))
     converses = chat.converses and not options.no_conversation
     async with Scheduler(model.executor, model.tokenizer) as scheduler:
         yield Conversations(
             scheduler,
             model.tokenizer,
             chat.render if converses else None,
-            sampling=shared.sampling(options, model.checkpoint.sampling),
+            sampling=shared.sampling(options, model.file.sampling),
             max_tokens=options.predict,
             stop=[*options.reverse_prompt, *(chat.stop if converses else ())],
             system=options.system_prompt or "",
             control=control_texts(model, chat),
-            about={"model": model.checkpoint.provenance.name or Path(model.checkpoint.path).stem},
+            about={"model": model.file.provenance.name or Path(model.file.path).stem},
         )
 
 
 def control_texts(model: Model, chat: Chat) -> list[str]:
     """Tokens as they are written that a user's text must not hold: those that control the model,
     and of the user-defined ones, which often are line breaks or tags, those that mark a turn."""
-    data = model.checkpoint.tokenizer
+    data = model.file.tokenizer
     if data is None:
         return []
     control = {
