@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 from edgellm import quant
 
+GROUP = 8
+"""Rows that are packed together."""
+
 Stored = NDArray[np.void]
 Lanes = NDArray[np.uint32]
 
@@ -32,10 +35,17 @@ def _lanes(values: NDArray[Any]) -> Lanes:
     return lanes
 
 
+LOW, HIGH = np.uint32(0x0F0F0F0F), np.uint32(0xF0F0F0F0)
+
+
 def _split(lanes: Lanes, bits: int) -> Lanes:
     """(…, n) lanes of bytes to (…, 8 / bits, n) lanes of small numbers, the lowest bits first."""
-    mask = np.uint32(((1 << bits) - 1) * 0x01010101)
-    return np.stack([lanes >> np.uint32(i) & mask for i in range(0, 8, bits)], axis=-2)
+    parts = 8 // bits
+    out = np.empty((*lanes.shape[:-1], parts, lanes.shape[-1]), dtype=np.uint32)
+    for i in range(parts):
+        np.right_shift(lanes, np.uint32(i * bits), out=out[..., i, :])
+    out &= np.uint32(((1 << bits) - 1) * 0x01010101)
+    return out
 
 
 def _gather(lanes: Lanes, bits: int) -> Lanes:
@@ -48,8 +58,14 @@ def _gather(lanes: Lanes, bits: int) -> Lanes:
 
 def _nibbles(lanes: Lanes) -> Lanes:
     """(…, 8) lanes of codes to (…, 4) of their lower four bits."""
-    low, high = lanes[..., :4] & np.uint32(0x0F0F0F0F), lanes[..., 4:] & np.uint32(0x0F0F0F0F)
-    return low | high << np.uint32(4)
+    return lanes[..., :4] & LOW | (lanes[..., 4:] & LOW) << np.uint32(4)
+
+
+def _nibbles_of_two(lanes: Lanes) -> tuple[Lanes, Lanes]:
+    """(…, 8) lanes that hold one block's codes in their low halves and another's in their high
+    ones, to (…, 4) of either."""
+    a, b = lanes[..., :4], lanes[..., 4:]
+    return a & LOW | (b & LOW) << np.uint32(4), a >> np.uint32(4) & LOW | b & HIGH
 
 
 def plain(blocks: Stored, out: Stored) -> None:
@@ -89,9 +105,9 @@ _SPREAD = np.array(
 def _factors(blocks: Stored, out: Stored) -> None:
     """Of Q4_K and Q5_K: six bits each, the last four of either kind split in two."""
     a, b, c = np.moveaxis(_lanes(blocks["scales"]), -1, 0)
-    low, high = np.uint32(0x0F0F0F0F), np.uint32(0x30303030)
-    factors = [a & (low | high), c & low | a >> np.uint32(2) & high]
-    minima = [b & (low | high), c >> np.uint32(4) & low | b >> np.uint32(2) & high]
+    six, high = np.uint32(0x3F3F3F3F), np.uint32(0x30303030)
+    factors = [a & six, c & LOW | a >> np.uint32(2) & high]
+    minima = [b & six, c >> np.uint32(4) & LOW | b >> np.uint32(2) & high]
     for name, lanes in (("sc", factors), ("m", minima)):
         out[name] = _rows_last(np.stack(lanes, axis=-1).view(np.uint8))
     for name in ("d", "dmin"):
@@ -100,21 +116,23 @@ def _factors(blocks: Stored, out: Stored) -> None:
 
 def _q4_k(blocks: Stored, out: Stored) -> None:
     _factors(blocks, out)
-    codes = _split(_lanes(blocks["qs"]).reshape(*blocks.shape, 4, 8), 4)
-    codes = codes.reshape(*blocks.shape, 8, 8)
-    out["sub"]["q"] = _rows_last(_nibbles(codes))
+    q = out["sub"]["q"]
+    even, odd = _nibbles_of_two(_lanes(blocks["qs"]).reshape(*blocks.shape, 4, 8))
+    q[:, :, 0::2], q[:, :, 1::2] = _rows_last(even), _rows_last(odd)
 
 
 def _q5_k(blocks: Stored, out: Stored) -> None:
     _q4_k(blocks, out)
-    fifth = _split(_lanes(blocks["qh"]), 1)
-    out["sub"]["h"] = _rows_last(_gather(fifth, 1))
+    out["sub"]["h"] = _rows_last(_gather(_split(_lanes(blocks["qh"]), 1), 1))
 
 
 def _q6_k(blocks: Stored, out: Stored) -> None:
-    low = _split(_lanes(blocks["ql"]).reshape(*blocks.shape, 2, 16), 4)
-    upper = _split(_lanes(blocks["qh"]).reshape(*blocks.shape, 2, 8), 2)
-    out["sub"]["q"] = _rows_last(_nibbles(low.reshape(*blocks.shape, 8, 8)))
+    # Blocks of 210 bytes leave lanes unaligned, which arithmetic would be slow on.
+    low = _lanes(np.ascontiguousarray(blocks["ql"])).reshape(*blocks.shape, 2, 2, 8)
+    q = out["sub"]["q"].reshape(*out.shape, 2, 4, 4, GROUP)
+    first, second = _nibbles_of_two(low)
+    q[:, :, :, :2], q[:, :, :, 2:] = _rows_last(first), _rows_last(second)
+    upper = _split(_lanes(np.ascontiguousarray(blocks["qh"])).reshape(*blocks.shape, 2, 8), 2)
     out["sub"]["h"] = _rows_last(_gather(upper.reshape(*blocks.shape, 8, 2, 4), 2))
     out["sc"] = _rows_last(blocks["scales"])
     out["d"] = _rows_last(blocks["d"])
@@ -183,8 +201,10 @@ def _q2_k(blocks: Stored, out: Stored) -> None:
     """As Q8_0, in steps of a 127th of each 32 values' largest magnitude."""
     values = quant.TYPES["Q2_K"].expand(blocks.reshape(-1)).reshape(*blocks.shape, 8, 32)
     d = (np.abs(values).max(axis=-1) / np.float32(127)).astype(np.float16)
-    codes = np.rint(values / d[..., None].astype(np.float32))
-    codes = np.nan_to_num(codes, nan=0, posinf=127, neginf=-127).clip(-127, 127)
+    steps = d.astype(np.float32)[..., None]
+    values *= np.where((steps > 0) & np.isfinite(steps), 1 / steps, 0)
+    values[~np.isfinite(values)] = 0  # its d says already that it is none
+    codes = np.rint(values, out=values).clip(-127, 127, out=values)
     out["q"] = _rows_last(_lanes(codes.astype(np.int8)))
     out["d"] = _rows_last(d)
 

@@ -34,15 +34,12 @@ from numpy.typing import NDArray
 
 from edgellm import quant
 from edgellm.checkpoint import StoredTensor
-from edgellm.huggingface.tensors import RearrangedTensor
-from edgellm.interleave import WRITERS, Stored, Write, floats, plain, signs
-from edgellm.tensor import MappedTensor
+from edgellm.interleave import GROUP, WRITERS, Stored, Write, floats, plain, signs
+from edgellm.quant import Floats
+from edgellm.tensor import MappedTensor, RearrangedTensor
 
-GROUP = 8
-"""Rows that are packed together."""
-
-PIECE = 1 << 18
-"""Values packed at a time: what it takes beside the result stays in the cache."""
+PIECE = 1 << 19
+"""Values packed at a time: few calls, and what they take fits into the cache."""
 
 _NIBBLES = ("q", "<u4", (4, GROUP))
 _FIFTH = ("h", "<u4", (GROUP,))
@@ -54,17 +51,17 @@ BLOCKS: dict[str, np.dtype[np.void]] = {
     "F16": np.dtype([("x", "<u2", (GROUP,))]),
     "BF16": np.dtype([("x", "<u2", (GROUP,))]),
     "Q4_0": np.dtype([_D, _NIBBLES]),
-    "Q4_1": np.dtype([_D, _M, _NIBBLES]),
     "Q5_0": np.dtype([_D, _NIBBLES, _FIFTH]),
-    "Q5_1": np.dtype([_D, _M, _NIBBLES, _FIFTH]),
     "Q8_0": np.dtype([_D, ("q", "<u4", (8, GROUP))]),
+    "Q4_1": np.dtype([_D, _M, _NIBBLES]),
+    "Q5_1": np.dtype([_D, _M, _NIBBLES, _FIFTH]),
     "Q4_K": np.dtype([*_FACTORS, ("sub", [_NIBBLES], (8,))]),
     "Q5_K": np.dtype([*_FACTORS, ("sub", [_NIBBLES, _FIFTH], (8,))]),
     "Q6_K": np.dtype(
         [_D, ("sc", "i1", (16, GROUP)), ("sub", [_NIBBLES, ("h", "<u4", (2, GROUP))], (8,))]
     ),
 }
-"""The packed formats, and one block of eight rows in each."""
+"""The packed formats in the order of their numbers, and one block of eight rows in each."""
 
 EXACT = {"IQ4_NL": "Q8_0", "TQ1_0": "Q4_0", "TQ2_0": "Q4_0", "Q3_K": "Q6_K"}
 """Types that are packed as another one without a change of their values."""
@@ -143,16 +140,16 @@ def pack_into(tensor: StoredTensor, out: memoryview | NDArray[np.uint8]) -> Pack
 
 def unpack(
     data: bytes | memoryview | NDArray[np.uint8], format: str, rows: int, columns: int
-) -> NDArray[np.float32]:
+) -> Floats:
     """The values of a packed matrix, by the formulas above: float32 arithmetic, one rounding an
     operation, d and sc multiplied first. `data` has exactly `packed_bytes` bytes."""
     blocks = np.frombuffer(data, BLOCKS[format])
     blocks = blocks.reshape(-(-rows // GROUP), columns // quant.TYPES[format].values)
     is_plain = BLOCKS[format].names == ("x",)
     with np.errstate(all="ignore"):
-        values = _plain_values(blocks, format) if is_plain else _values(blocks)
+        values = _plain_values(blocks, format) if is_plain else _values(blocks, format)
     # (groups, …, 8 rows, inputs) to rows and columns
-    unpacked: NDArray[np.float32] = np.moveaxis(values, -2, 1).reshape(-1, columns)[:rows]
+    unpacked: Floats = np.moveaxis(values, -2, 1).reshape(-1, columns)[:rows]
     return unpacked
 
 
@@ -189,40 +186,42 @@ def _source(tensor: StoredTensor) -> tuple[Stored, int, Write]:
     return values.view(quant.TYPES["F32"].dtype), 1, plain
 
 
-def _plain_values(blocks: Stored, format: str) -> NDArray[np.float32]:
+def _plain_values(blocks: Stored, format: str) -> Floats:
     """(groups, columns, 8, 1)"""
     stored = blocks["x"].view(quant.TYPES[format].dtype)
-    values: NDArray[np.float32] = quant.TYPES[format].expand(stored.reshape(-1))
-    return values.reshape(*blocks.shape, GROUP, 1)
+    return quant.TYPES[format].expand(stored.reshape(-1)).reshape(*blocks.shape, GROUP, 1)
 
 
-def _values(blocks: Stored) -> NDArray[np.float32]:
+def _values(blocks: Stored, format: str) -> Floats:
     """(groups, width, …, 8 lanes, 8 rows, 4 inputs)"""
-    names = blocks.dtype.names or ()
-    sub = blocks["sub"] if "sub" in names else blocks
-    lanes = sub["q"][..., None].view(np.uint8)
-    if lanes.shape[-3] == 8:
-        return _scale(blocks["d"]) * lanes.view(np.int8).astype(np.float32)
-    codes = np.concatenate([lanes & 15, lanes >> 4], axis=-3)
-    offset = 8
-    if "h" in (sub.dtype.names or ()):
-        high = sub["h"][..., None].view(np.uint8)
-        if "sc" in names and "dmin" not in names:  # two bits of each
-            bits = np.stack([high >> 2 * v & 3 for v in range(4)], axis=-3)
-            high, offset = bits.reshape(codes.shape), 32
-        else:
-            high, offset = np.stack([high >> v & 1 for v in range(8)], axis=-3), 16
-        codes |= high << 4
-    d, q = _scale(blocks["d"]), codes.astype(np.float32)
-    if "dmin" in names:
-        factors, minima = _scale(blocks["sc"]), _scale(blocks["m"])
-        return q * (d[:, :, None] * factors) - _scale(blocks["dmin"])[:, :, None] * minima
-    if "sc" in names:
-        factors = _scale(np.repeat(blocks["sc"], 4, axis=2)).reshape(*codes.shape[:-1], 1)
+    d, q = _scale(blocks["d"]), _codes(blocks, format).astype(np.float32)
+    if format in ("Q4_K", "Q5_K"):
+        shift: Floats = _scale(blocks["dmin"])[:, :, None] * _scale(blocks["m"])
+        return q * (d[:, :, None] * _scale(blocks["sc"])) - shift
+    if format == "Q6_K":  # a factor for four lanes
+        factors = _scale(np.repeat(blocks["sc"], 4, axis=2)).reshape(*q.shape[:-1], 1)
         return (q - 32) * (d[:, :, None] * factors)
-    return q * d + _scale(blocks["m"]) if "m" in names else d * (q - offset)
+    if format in ("Q4_1", "Q5_1"):
+        return q * d + _scale(blocks["m"])
+    return d * (q - {"Q4_0": 8, "Q5_0": 16, "Q8_0": 0}[format])
 
 
-def _scale(factors: NDArray[Any]) -> NDArray[np.float32]:
+def _codes(blocks: Stored, format: str) -> NDArray[np.uint8] | NDArray[np.int8]:
+    sub = blocks["sub"] if "sub" in (blocks.dtype.names or ()) else blocks
+    lanes = sub["q"][..., None].view(np.uint8)
+    if format == "Q8_0":
+        return lanes.view(np.int8)
+    codes = np.concatenate([lanes & 15, lanes >> 4], axis=-3)
+    if format == "Q6_K":
+        upper = sub["h"][..., None].view(np.uint8)
+        pairs = np.stack([upper >> 2 * v & 3 for v in range(4)], axis=-3)
+        codes |= pairs.reshape(codes.shape) << 4
+    elif format.startswith("Q5"):
+        fifth = sub["h"][..., None].view(np.uint8)
+        codes |= np.stack([fifth >> v & 1 for v in range(8)], axis=-3) << 4
+    return codes
+
+
+def _scale(factors: NDArray[Any]) -> Floats:
     """(…, 8 rows) for each lane and input."""
     return factors.astype(np.float32)[..., None, :, None]

@@ -1,10 +1,12 @@
-"""A tensor that stays in its memory-mapped file until its values are asked for."""
+"""Tensors that stay in their memory-mapped file until their values are asked for."""
 
 from __future__ import annotations
 
 import mmap
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +37,34 @@ class MappedTensor:
     def float32(self) -> NDArray[np.float32]:
         """The dequantised values, of `shape`; read-only where the file holds them as they are."""
         return quant.dequantise(self.type, self.data, self.shape)
+
+
+@dataclass(frozen=True)
+class RearrangedTensor:
+    """A tensor whose values are computed from those of others when they are read."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: str
+    nbytes: int
+    sources: tuple[MappedTensor, ...]
+    change: Callable[..., NDArray[Any]]
+    """From the sources' values to this tensor's."""
+    kind: Literal["moved", "ternary", "computed"] = "moved"
+    """Whether values only change places, are -1, 0 and 1 times one factor, or anything else."""
+
+    def stored(self) -> NDArray[np.void]:
+        """Where values are moved: in their new places, as blocks of one value."""
+        kind = quant.TYPES[self.type].dtype
+        sources = (
+            np.frombuffer(source.data, kind["x"]).reshape(source.shape) for source in self.sources
+        )
+        moved: NDArray[np.void] = self.change(*sources).reshape(self.shape).view(kind)
+        return moved
+
+    def float32(self) -> NDArray[np.float32]:
+        values = self.change(*(source.float32() for source in self.sources))
+        return np.ascontiguousarray(values, dtype=np.float32).reshape(self.shape)
 
 
 def map_file(path: Path, least: int) -> mmap.mmap:

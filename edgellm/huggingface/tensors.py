@@ -4,51 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgellm import quant
 from edgellm.checkpoint import StoredTensor
 from edgellm.config import Config
 from edgellm.errors import FormatError, UnsupportedError
 from edgellm.huggingface.config import Switches
 from edgellm.huggingface.names import NAMES
-from edgellm.tensor import MappedTensor
+from edgellm.tensor import MappedTensor, RearrangedTensor
 
 Floats = NDArray[np.float32]
 
 FLOATS = ("F64", "F32", "F16", "BF16")
-
-
-@dataclass(frozen=True)
-class RearrangedTensor:
-    """A tensor whose values are computed from those of others when they are read."""
-
-    name: str
-    shape: tuple[int, ...]
-    type: str
-    nbytes: int
-    sources: tuple[MappedTensor, ...]
-    change: Callable[..., NDArray[Any]]
-    """From the sources' values to this tensor's."""
-    kind: Literal["moved", "ternary", "computed"] = "moved"
-    """Whether values only change places, are -1, 0 and 1 times one factor, or anything else."""
-
-    def stored(self) -> NDArray[np.void]:
-        """Where values are moved: in their new places, as blocks of one value."""
-        kind = quant.TYPES[self.type].dtype
-        sources = (
-            np.frombuffer(source.data, kind["x"]).reshape(source.shape) for source in self.sources
-        )
-        moved: NDArray[np.void] = self.change(*sources).reshape(self.shape).view(kind)
-        return moved
-
-    def float32(self) -> Floats:
-        values = self.change(*(source.float32() for source in self.sources))
-        return np.ascontiguousarray(values, dtype=np.float32).reshape(self.shape)
 
 
 # Constants that older versions saved with the weights.
