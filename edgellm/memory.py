@@ -53,11 +53,16 @@ def _work(config: Config, positions: int) -> int:
 
 def check(checkpoint: Checkpoint, context: int, slots: int = 1, exact: bool = False) -> None:
     """Raise FitError if the machine's whole memory is less than what is needed."""
-    there, need = physical(), needed(checkpoint, context, slots, exact)
+    require(checkpoint.path, needed(checkpoint, context, slots, exact), context, slots)
+
+
+def require(file: object, need: int, context: int, slots: int) -> None:
+    """Raise FitError if the machine's whole memory is less than `need` bytes."""
+    there = physical()
     if there is not None and need > there:
         conversations = f"{slots} contexts" if slots > 1 else "a context"
         raise FitError(
-            f"{checkpoint.path} needs about {size(need)} with {conversations} of {context} tokens, "
+            f"{file} needs about {size(need)} with {conversations} of {context} tokens, "
             f"this machine has {size(there)}; {REMEDY}"
         )
 

@@ -22,7 +22,7 @@ from edgellm.errors import BackendError
 from edgellm.executor import Progress
 
 from .compiler import ELSEWHERE, REMEDY, cache_folder, candidates
-from .target import Target, machine
+from .target import Processor, machine
 
 KERNELS = Path(__file__).with_name("kernels")
 FLAGS = (
@@ -49,7 +49,7 @@ class Toolchain:
         return f"{self.compiler} {binary.st_size} {binary.st_mtime_ns}"
 
 
-def library(target: Target, step_source: str, progress: Progress | None = None) -> bytes:
+def library(target: Processor, step_source: str, progress: Progress | None = None) -> bytes:
     """The shared object for a target: all kernels and the step's own C (see `step_source`).
 
     Kernels are compiled once for each target and compiler. Raises BackendError with what is missing
@@ -57,27 +57,26 @@ def library(target: Target, step_source: str, progress: Progress | None = None) 
     """
     tools = toolchain(target)
     sources = sorted(KERNELS.glob("*.c"))
-    done, total = 0, len(sources) + 1
     with tempfile.TemporaryDirectory(prefix="edgellm-") as folder:
         step, made = Path(folder, "step.c"), Path(folder, "step.o")
         step.write_text(step_source, encoding="utf-8")
         pool = ThreadPoolExecutor(AT_ONCE)
         try:
-            objects = [pool.submit(compiled, tools, target, source) for source in sources]
-            last = pool.submit(_compile, tools, target, step, made)
-            for task in (*objects, last):
-                task.result()
-                done += 1
+            tasks = [pool.submit(compiled, tools, target, source) for source in sources]
+            tasks.append(pool.submit(_compile, tools, target, step, made))
+            objects = []
+            for task in tasks:
+                objects.append(task.result())
                 if progress:
-                    progress("compiling", done, total)
+                    progress("compiling", len(objects), len(tasks))
         finally:
             pool.shutdown(cancel_futures=True)
         out = Path(folder, "step.so")
-        _link(tools, target, [*(task.result() for task in objects), made], out)
+        _link(tools, target, objects, out)
         return out.read_bytes()
 
 
-def toolchain(target: Target) -> Toolchain:
+def toolchain(target: Processor) -> Toolchain:
     """The first compiler there is that can compile and link for a target, tried out.
 
     Raises BackendError, with the remedy, if there is none.
@@ -86,7 +85,7 @@ def toolchain(target: Target) -> Toolchain:
 
 
 @functools.cache
-def _toolchain(target: Target, commands: tuple[tuple[str, ...], ...]) -> Toolchain:
+def _toolchain(target: Processor, commands: tuple[tuple[str, ...], ...]) -> Toolchain:
     lacking = ""
     for command in commands:
         for linker in _linkers(command, target):
@@ -106,15 +105,15 @@ def version(tools: Toolchain) -> str:
 
 
 def recipe() -> str:
-    """Changes whenever the same step would be compiled to something else by the same compiler."""
-    digest = hashlib.sha256(repr((FLAGS, LINK_FLAGS)).encode())
-    for source in sorted(path for path in KERNELS.rglob("*") if path.suffix in (".c", ".h")):
-        digest.update(source.name.encode() + source.read_bytes())
-    digest.update(Path(__file__).with_name("target.py").read_bytes())
+    """A hash of all that decides, but for the compiler, what a graph is compiled to."""
+    digest = hashlib.sha256()
+    for source in sorted(Path(__file__).parent.rglob("*.[chp]*")):
+        if source.suffix in (".c", ".h", ".py"):
+            digest.update(source.name.encode() + source.read_bytes())
     return digest.hexdigest()[:16]
 
 
-def compiled(tools: Toolchain, target: Target, source: Path) -> Path:
+def compiled(tools: Toolchain, target: Processor, source: Path) -> Path:
     """The object of one of the kernels' files, from the cache where it has been made before."""
     parts = [tools.identity(), repr((target, FLAGS)), source.read_text(encoding="utf-8")]
     parts += [path.read_text(encoding="utf-8") for path in sorted(KERNELS.rglob("*.h"))]
@@ -136,13 +135,14 @@ def compiled(tools: Toolchain, target: Target, source: Path) -> Path:
     return path
 
 
-def _compile(tools: Toolchain, target: Target, source: Path, out: Path) -> None:
+def _compile(tools: Toolchain, target: Processor, source: Path, out: Path) -> Path:
     command = [*tools.compiler, "-c", f"--target={target.machine}-unknown-linux-gnu"]
     command += [*target.options, *FLAGS, *_headers(tools.compiler), f"-I{KERNELS}"]
     _run([*command, str(source), "-o", str(out)], f"{source.name} for {target.name}")
+    return out
 
 
-def _link(tools: Toolchain, target: Target, objects: Sequence[Path], out: Path) -> None:
+def _link(tools: Toolchain, target: Processor, objects: Sequence[Path], out: Path) -> None:
     command = [*tools.linker, *LINK_FLAGS, *map(str, objects), "-o", str(out)]
     _run(command, f"the library for {target.name}")
 
@@ -169,7 +169,7 @@ def _headers(compiler: Sequence[str]) -> list[str]:
     return ["-nostdlibinc", *ours]
 
 
-def _linkers(compiler: Sequence[str], target: Target) -> list[tuple[str, ...]]:
+def _linkers(compiler: Sequence[str], target: Processor) -> list[tuple[str, ...]]:
     """Commands that may link what a compiler makes, best first."""
     if list(compiler[1:2]) == ["clang"]:
         return [(compiler[0], "ld.lld")]
@@ -181,7 +181,7 @@ def _linkers(compiler: Sequence[str], target: Target) -> list[tuple[str, ...]]:
     return [(path,) for path in dict.fromkeys(found) if path]
 
 
-def _try(tools: Toolchain, target: Target) -> None:
+def _try(tools: Toolchain, target: Processor) -> None:
     with tempfile.TemporaryDirectory(prefix="edgellm-") as folder:
         source, made = Path(folder, "probe.c"), Path(folder, "probe.o")
         source.write_text(PROBE, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""A model's own part of its library, in C: the functions that tinygrad wrote, and the kernel table."""
+"""A model's own part of its library, in C: tinygrad's row functions, and the table of kernels."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _function(function: RowFunction) -> str:
         raise ValueError(f"{function.name} has {function.arguments} arguments, not 1 to {BUFFERS}")
     # Rows follow each other without padding: a vector may begin at any element.
     source = re.sub(r"\baligned\(\d+\)", "aligned(1)", function.source)
-    source, found = re.subn(rf"\bvoid\s+{function.name}\s*\(", rf"static \g<0>", source)
+    source, found = re.subn(rf"\bvoid\s+{function.name}\s*\(", r"static \g<0>", source)
     if found != 1:
         raise ValueError(f"the source of {function.name} defines it {found} times")
     arguments = ",\n".join(

@@ -1,4 +1,4 @@
-"""Target: a kind of processor that kernels are compiled for, and which kind this machine has."""
+"""Processor: what kernels are compiled for, and which of them this machine has."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from importlib import resources
 from pathlib import Path
 
 from edgellm.errors import BackendError, UsageError
+from edgellm.executor import Target
 
 PROCESSOR_FILE = Path("/proc/cpuinfo")
 
@@ -36,68 +37,64 @@ ARM_BITS = {
 }
 CORTEX_A53 = "0xd03"
 
+# clang would else call helpers for atomic operations that are in a library of its own.
 INLINE = "-mno-outline-atomics"
 
 
 @dataclass(frozen=True)
-class Target:
-    """Objects for it run on every processor of `machine` that has all the `features`."""
+class Processor(Target):
+    """A kind of processor: objects for it run on every `machine` that has all the `features`, which
+    are named as in /proc/cpuinfo."""
 
-    name: str
-    machine: str
-    """As `uname -m` says it: x86_64 or aarch64."""
-    features: tuple[str, ...]
-    """As /proc/cpuinfo names them."""
     options: tuple[str, ...] = ()
     """clang's, besides those that follow from `machine`."""
 
 
-# The best first, for each machine. On Arm atomic operations are inline: the helpers that clang would
-# call are in a library of its own.
+# The best first, for each machine.
 TARGETS = (
-    Target(
+    Processor(
         "avx512vnni",
         "x86_64",
         (*V4, "avx512_vnni"),
         ("-march=x86-64-v4", "-mavx512vnni", "-mtune=znver4"),
     ),
-    Target(
+    Processor(
         "avxvnni",
         "x86_64",
         (*V3, "avx_vnni"),
         ("-march=x86-64-v3", "-mavxvnni", "-mtune=alderlake"),
     ),
-    Target("avx2", "x86_64", V3, ("-march=x86-64-v3", "-mtune=haswell")),
-    Target("sse4.2", "x86_64", V2, ("-march=x86-64-v2",)),
-    Target(
+    Processor("avx2", "x86_64", V3, ("-march=x86-64-v3", "-mtune=haswell")),
+    Processor("sse4.2", "x86_64", V2, ("-march=x86-64-v2",)),
+    Processor(
         "i8mm",
         "aarch64",
         (*DOTPROD, "i8mm"),
         ("-march=armv8.2-a+fp16+dotprod+i8mm", "-mtune=cortex-a710", INLINE),
     ),
-    Target(
+    Processor(
         "cortex-a76",
         "aarch64",
         DOTPROD,
         ("-march=armv8.2-a+fp16+dotprod", "-mtune=cortex-a76", INLINE),
     ),
-    Target("cortex-a72", "aarch64", NEON, ("-march=armv8-a", "-mtune=cortex-a72", INLINE)),
-    Target("cortex-a53", "aarch64", NEON, ("-march=armv8-a", "-mtune=cortex-a53", INLINE)),
+    Processor("cortex-a72", "aarch64", NEON, ("-march=armv8-a", "-mtune=cortex-a72", INLINE)),
+    Processor("cortex-a53", "aarch64", NEON, ("-march=armv8-a", "-mtune=cortex-a53", INLINE)),
 )
 
 
-def find(name: str) -> Target:
+def find(name: str) -> Processor:
     """The target of a name, "native" for this machine's. Raises UsageError for an unknown one."""
     if name == "native":
         return native()
     for target in TARGETS:
-        if target.name == name.lower().replace("_", "-"):
+        if target.name == name.lower().replace("_", "-"):  # Zig writes cortex_a76
             return target
     known = ", ".join(target.name for target in TARGETS)
     raise UsageError(f"there is no target {name!r}; known are native, {known}")
 
 
-def of_board(board: str) -> Target:
+def of_board(board: str) -> Processor:
     """The target of a board that has a profile. Raises UsageError for an unknown board."""
     folder = resources.files("edgellm_boards")
     profiles = {
@@ -137,7 +134,7 @@ def missing(target: Target) -> list[str]:
     return [name for name in target.features if name not in features()]
 
 
-def native() -> Target:
+def native() -> Processor:
     """The best target for this machine. Raises BackendError if there is none."""
     fitting = [target for target in TARGETS if not missing(target)]
     if not fitting:

@@ -1,0 +1,259 @@
+"""The executor that runs a StepGraph through a bundle's own library; no tinygrad, no compiler.
+
+All addresses are worked out when the model is opened: a step only writes its rows' tokens, slots
+and positions and calls the engine once, or twice where not every row's logits are wanted.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgellm import memory
+from edgellm.config import Config
+from edgellm.executor import Cancelled
+from edgellm.graph import StepGraph
+from edgellm.rope import alibi_slopes, rope_table
+
+from .calls import CallTable
+from .cores import usable
+from .engine import Engine, Step
+
+MAX_ROWS = 128
+BLOCK = 16
+"""The engine keeps positions in blocks of so many."""
+PADDING = 256
+"""Bytes past the end of scratch memory that kernels may read, as whole vectors."""
+RUNTIME_BYTES = 45 << 20
+"""What Python and NumPy take before a model is opened, measured on x86-64."""
+
+
+class BundleExecutor:
+    """Implements `edgellm.executor.Executor`.
+
+    A row's logits are the same to the bit however many rows a step has, however a prompt is cut and
+    however many threads there are.
+    """
+
+    chunk = 1
+
+    def __init__(
+        self,
+        config: Config,
+        graph: StepGraph,
+        library: bytes | memoryview,
+        weights: Mapping[str, int],
+        *,
+        context: int,
+        slots: int = 1,
+        threads: int | None = None,
+        kv: Literal["f16", "int8"] = "f16",
+        max_rows: int = MAX_ROWS,
+        name: object = "the model",
+        weight_bytes: int = 0,
+    ) -> None:
+        """`weights` are addresses of the packed tensors, valid as long as this lives.
+
+        Raises FitError where there is no memory for `weight_bytes`, the slots and the steps, before
+        it is taken, and calls the model by `name`; BackendError if the library can't be loaded.
+        """
+        self.config, self.context, self.slots = config, context, slots
+        self.max_rows = max(max_rows, slots)
+        self._graph, self._int8 = graph, kv == "int8"
+        self._kept = -(-context // BLOCK) * BLOCK  # positions
+        self.threads = threads or usable()
+        self._engine: Engine | None = Engine(library, self.threads)
+        try:
+            with memory.fitting(name):
+                self._allocate(self._engine, weights, name, weight_bytes)
+        except BaseException:
+            self.close()
+            raise
+
+    # --- opening --------------------------------------------------------------------------------
+
+    def _allocate(
+        self, engine: Engine, weights: Mapping[str, int], name: object, weight_bytes: int
+    ) -> None:
+        graph, rows = self._graph, self.max_rows
+        plan, self._calls = graph.plan(), CallTable(graph)
+        body, count = len(graph.body), len(self._calls.which)
+        tokens, positions, slots = self._inputs = np.zeros((3, rows), np.int32)
+        step = self._step = Step(rows=rows, threads=self.threads, context=self._kept)
+        step.slot_count, step.kv_int8 = self.slots, self._int8
+        step.tokens, step.positions = tokens.ctypes.data, positions.ctypes.data
+        step.slots = slots.ctypes.data
+        # Single numbers enter faster than by way of NumPy.
+        self._tokens, self._positions = tokens.data, positions.data
+        self._slots = slots.data
+        states = {
+            index: self._state_bytes(engine, int(buffer.name))
+            for index, buffer in enumerate(graph.buffers)
+            if buffer.role == "state"
+        }
+        scratch = engine.scratch(self._calls.part(0, count), step)
+        need = RUNTIME_BYTES + weight_bytes + sum(states.values()) * self.slots
+        memory.require(name, need + plan.nbytes * rows + scratch, self.context, self.slots)
+
+        self._states = {index: _memory(size * self.slots) for index, size in states.items()}
+        self._rows, self._scratch = _memory(plan.nbytes * rows), _memory(scratch)
+        self._tables = {
+            index: self._position_table(buffer.name)
+            for index, buffer in enumerate(graph.buffers)
+            if buffer.role == "table"
+        }
+        step.scratch, step.scratch_bytes = self._scratch.ctypes.data, scratch
+
+        starts = {index: offset * rows for index, offset in plan.offsets.items()}
+        addresses = {index: self._rows.ctypes.data + start for index, start in starts.items()}
+        addresses.update((index, state.ctypes.data) for index, state in self._states.items())
+        addresses.update((index, table.ctypes.data) for index, table in self._tables.items())
+        for index, buffer in enumerate(graph.buffers):
+            if buffer.role == "weight":
+                addresses[index] = weights[buffer.name]
+            elif buffer.role in ("tokens", "positions"):
+                addresses[index] = getattr(step, buffer.role)
+        self._calls.place(addresses)
+
+        self._hidden, self._logits = (
+            self._rows[starts[index] :][: graph.buffers[index].nbytes * rows]
+            .view(np.float32)
+            .reshape(rows, -1)
+            for index in (graph.hidden, graph.logits)
+        )
+        self._cancel = ctypes.c_int32()
+        self._whole, self._body, self._head = (
+            engine.prepared(self._calls.part(*part), step, self._cancel)
+            for part in ((0, count), (0, body), (body, count))
+        )
+
+    def _state_bytes(self, engine: Engine, layer: int) -> int:
+        """Of one layer and slot."""
+        if self.config.layers[layer].kind == "conv":
+            return 4 * self._kept * self.config.dim
+        return engine.state_bytes(*self._shape(layer))
+
+    def _shape(self, layer: int) -> tuple[int, int, int, bool]:
+        heads = self.config.layers[layer].kv_heads
+        return heads, self.config.head_dim, self._kept, self._int8
+
+    def _position_table(self, name: str) -> NDArray[np.float32]:
+        if name == "slopes":
+            return alibi_slopes(self.config.heads)
+        rope = self.config.ropes[int(name.removeprefix("rope."))]
+        return rope_table(rope, self.context, self._kept)
+
+    # --- running --------------------------------------------------------------------------------
+
+    def run(
+        self,
+        tokens: Sequence[int],
+        slots: Sequence[int],
+        positions: Sequence[int],
+        wanted: Sequence[int],
+    ) -> NDArray[np.float32]:
+        self._cancel.value = 0
+        return self._run(tokens, slots, positions, wanted)
+
+    def cancel(self) -> None:
+        self._cancel.value = 1
+
+    def step(
+        self, tokens: Sequence[int], slots: Sequence[int], positions: Sequence[int]
+    ) -> NDArray[np.float32]:
+        return self.run(tokens, slots, positions, range(len(tokens))).copy()
+
+    def prefill(
+        self, tokens: Sequence[int], slot: int, position: int, every: bool = False
+    ) -> NDArray[np.float32]:
+        if not tokens or position + len(tokens) > self.context:
+            raise ValueError(f"{len(tokens)} tokens at {position} in a context of {self.context}")
+        self._cancel.value = 0
+        pieces = []
+        for begin in range(0, len(tokens), self.max_rows):
+            piece = tokens[begin : begin + self.max_rows]
+            count, last = len(piece), begin + len(piece) == len(tokens)
+            wanted = range(count) if every else range(count - 1, count) if last else range(0)
+            places = range(position + begin, position + begin + count)
+            pieces.append(self._run(piece, [slot] * count, places, wanted).copy())
+        return np.concatenate(pieces) if every else pieces[-1][0]
+
+    def _run(
+        self,
+        tokens: Sequence[int],
+        slots: Sequence[int],
+        positions: Sequence[int],
+        wanted: Sequence[int],
+    ) -> NDArray[np.float32]:
+        count, asked = len(tokens), len(wanted)
+        if not 0 < count <= self.max_rows:
+            raise ValueError(f"{count} rows in a step of 1 to {self.max_rows}")
+        for row in range(count):
+            slot, position = slots[row], positions[row]
+            if not (0 <= slot < self.slots and 0 <= position < self.context):
+                raise ValueError(f"slot {slot}, position {position} in a context of {self.context}")
+            self._tokens[row], self._slots[row], self._positions[row] = tokens[row], slot, position
+        self._step.rows = count
+        if asked == count:
+            stopped = self._whole()
+        else:
+            stopped = self._body()
+            if asked and not stopped:
+                self._hidden[:asked] = self._hidden[list(wanted)]
+                self._step.rows = asked
+                stopped = self._head()
+        if stopped:
+            raise Cancelled
+        return self._logits[:asked]
+
+    def argmax(self, row: int) -> int:
+        """The likeliest token by a row of what the last `run` returned."""
+        return self._running().argmax(self._logits[row])
+
+    def top_k(self, row: int, k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """The k likeliest tokens and their logits, likeliest first, as `argmax`."""
+        return self._running().top_k(self._logits[row], k)
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        if not (0 <= source < self.slots and 0 <= target < self.slots and length <= self.context):
+            raise ValueError(f"{length} positions from slot {source} to {target} of {self.slots}")
+        if source == target:
+            return
+        engine = self._running()
+        for index, state in self._states.items():
+            layer = int(self._graph.buffers[index].name)
+            if self.config.layers[layer].kind == "conv":
+                past = state.reshape(self.slots, self._kept, -1)
+                past[target, :length] = past[source, :length]
+            else:
+                engine.copy_state(state.ctypes.data, self._shape(layer), (source, target), length)
+
+    def close(self) -> None:
+        """Closing twice is harmless. Memory goes with the last of the arrays that lie in it."""
+        if self._engine is not None:
+            self._engine.close()
+        self._engine = None
+        for name in ("_states", "_rows", "_scratch", "_tables", "_hidden", "_logits"):
+            self.__dict__.pop(name, None)
+        for name in ("_whole", "_body", "_head"):
+            self.__dict__[name] = _closed
+
+    def _running(self) -> Engine:
+        if self._engine is None:
+            raise ValueError("the model has been closed")
+        return self._engine
+
+
+def _closed() -> int:
+    raise ValueError("the model has been closed")
+
+
+def _memory(size: int) -> NDArray[np.uint8]:
+    """Zeros, which take memory only once they are written to."""
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
+    return np.frombuffer(mmap.mmap(-1, size + PADDING, flags), np.uint8)[:size]
