@@ -25,8 +25,8 @@ lint: $(VENV)/.developing  ## check style and types
 	$(BIN)/ruff format --check
 	$(BIN)/mypy edgellm backends plugins
 
-bench: $(VENV)/.developing  ## run the benchmarks
-	$(BIN)/pytest -q --override-ini python_files='bench_*.py' tests/benchmarks
+bench: $(VENV)/.developing  ## measure speed; PEER_PYTHON=python has llama-cpp-python
+	$(BIN)/python tests/benchmarks/speed_table.py build/shapes $(PEER_PYTHON)
 
 model: $(VENV)/.installed  ## train the model inside the package anew (most of an hour on one core)
 	$(BIN)/python -m edgellm.training.default_model edgellm/default_model.gguf

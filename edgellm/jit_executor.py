@@ -83,6 +83,7 @@ class JitExecutor:
         progress: Progress | None = None,
     ) -> None:
         self.config, self.context, self.slots = checkpoint.config, context, slots
+        self.threads = 1
         self.chunk = min(chunk, context)
         self.max_rows = self.chunk + slots
         self._cancelled = False

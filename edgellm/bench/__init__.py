@@ -26,6 +26,7 @@ STARTS = 3
 PAUSE = 0.05
 """Seconds between two turns: the threads of the last one stop looking for work meanwhile."""
 
+ABOUT = ("model", "type", "parameters", "bytes", "weight_bytes")
 RATIOS = {
     "prefill_ratio": "prefill_tok_s",
     "decode_ratio": "decode_tok_s",
@@ -38,7 +39,8 @@ RATIOS = {
 class Test:
     """What one row measures."""
 
-    threads: int
+    threads: int = 0
+    """0: as many as the model takes by itself."""
     prompt: int = 512
     """Tokens of the prompt; 0 leaves prefill out."""
     generate: int = 128
@@ -196,19 +198,22 @@ def measure(
 
         path = default_model()
     command = None if versus is None else peer_command(versus, peer_python, Path(path))
+    task: dict[str, object] = {"model": os.fspath(path)}
+    if context is not None:
+        task["context"] = context
+    ours = {"exact": exact, "device": device}
+    # What the first start of all compiles and keeps, the others find.
+    with closing(_Side(tests[0], WORKER, **task, **ours)) as side:
+        side.start()
+        threads = side.process.about["threads"]
     for test in tests:
-        task: dict[str, object] = {"model": os.fspath(path)}
-        if context is not None:
-            task["context"] = context
-        sides = [_Side(test, WORKER, exact=exact, device=device, **task)]
+        test = replace(test, threads=test.threads or threads)
+        sides = [_Side(test, WORKER, **task, **ours)]
         if command is not None:
-            sides.append(_Side(test, command, flash=flash, **task))
+            sides.append(_Side(test, command, **task, flash=flash))
         with ExitStack() as stack:
             for side in sides:
                 stack.callback(side.close)
-            if test is tests[0]:
-                # What the first start compiles and keeps, later ones find.
-                Process(sides[0].command, sides[0].task).close()
             yield _row(sides, repetitions, device, "exact" if exact else "fast")
 
 
@@ -226,6 +231,7 @@ def _row(sides: Sequence[_Side], repetitions: int, device: str, mode: str) -> Ro
             # Whoever comes second finds the caches, and perhaps the clock, as the first left them.
             for side in sides if turn % 2 == 0 else reversed(sides):
                 side.turn()
+    about = {name: sides[0].process.about[name] for name in ABOUT}
     row = Row(
         test=test,
         ours=sides[0].figures(),
@@ -233,7 +239,7 @@ def _row(sides: Sequence[_Side], repetitions: int, device: str, mode: str) -> Ro
         read_repeats=read,
         device=device,
         mode=mode,
-        **sides[0].process.about,
+        **about,
     )
     if len(sides) == 1:
         return row

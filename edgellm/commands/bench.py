@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
 import sys
 from collections.abc import Iterable, Iterator
 
@@ -32,13 +31,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     shared.add_model(parser)
     for flags, kind, default, text in (
-        (("-p", "--n-prompt"), counts, [512], "tokens of the prompt; 0: no prefill"),
-        (("-n", "--n-gen"), counts, [128], "tokens to generate; 0: no decoding"),
+        (("-p", "--n-prompt"), counts, [512], "tokens of the prompt, or 0"),
+        (("-n", "--n-gen"), counts, [128], "tokens to generate, or 0"),
         (("-d", "--n-depth"), counts, [0], "tokens in the context before"),
         (("-b", "--batch"), positives, [1], "chats at once"),
-        (("-t", "--threads"), positives, None, "threads of the processor"),
+        (("-t", "--threads"), positives, [0], "threads"),
     ):
-        shown = "all" if default is None else default[0]
+        shown = default[0] or "a core each"
         parser.add_argument(
             *flags, type=kind, default=default, metavar="N", help=f"{text} (default: {shown})"
         )
@@ -96,9 +95,8 @@ def main(options: argparse.Namespace) -> int:
 
 def tests(options: argparse.Namespace) -> list[bench.Test]:
     """Every combination of what was asked for."""
-    threads = options.threads or [len(os.sched_getaffinity(0))]
     names = ("threads", "batch", "depth", "prompt", "generate")
-    values = (threads, options.batch, options.n_depth, options.n_prompt, options.n_gen)
+    values = (options.threads, options.batch, options.n_depth, options.n_prompt, options.n_gen)
     return [
         bench.Test(**dict(zip(names, combination, strict=True)))
         for combination in itertools.product(*values)
