@@ -13,7 +13,7 @@ import argparse
 import math
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain, islice, product
 from pathlib import Path
@@ -109,8 +109,8 @@ def write_shape(name: str, type: str, path: str | Path) -> None:
     for value, known in ((name, list(SHAPES)), (type, list(FILE_TYPES))):
         if value not in known:
             raise UsageError(f"{value!r} isn't among {', '.join(known)}")
-    shape = SHAPES[name]
-    gguf.write(path, _metadata(name, type, shape), dict(_tensors(shape, type)))
+    found = tensors(SHAPES[name], type)
+    gguf.write(path, metadata(name, type), {tensor.name: tensor for tensor in found})
 
 
 @dataclass(frozen=True)
@@ -193,8 +193,8 @@ _SCALES: dict[str, Callable[[quant.Blocks, np.random.Generator, float], None]] =
 }
 
 
-def _tensors(shape: Shape, file_type: str) -> Iterator[tuple[str, RandomTensor]]:
-    """All tensors in the order of GGUF files."""
+def tensors(shape: Shape, file_type: str) -> list[RandomTensor]:
+    """All tensors, as llama.cpp's quantiser would store them in a file of that type."""
 
     def matrix(name: str, rows: int, columns: int, fine: bool, gain: float = 1.0) -> RandomTensor:
         kind = _matrix_type(file_type, columns, fine)
@@ -229,7 +229,7 @@ def _tensors(shape: Shape, file_type: str) -> Iterator[tuple[str, RandomTensor]]
         if shape.biased:
             sizes = {"q": dim, "k": key, "v": key}
             found += [vector(f"{block}attn_{part}.bias", sizes[part], 0.0) for part in sizes]
-    return ((tensor.name, tensor) for tensor in found)
+    return found
 
 
 def _is_fine(index: int, layers: int) -> bool:
@@ -248,7 +248,8 @@ def _matrix_type(file_type: str, columns: int, fine: bool) -> str:
     return file_type
 
 
-def _metadata(name: str, file_type: str, shape: Shape) -> dict[str, object]:
+def metadata(name: str, file_type: str) -> dict[str, object]:
+    shape = SHAPES[name]
     head_dim = shape.dim // shape.heads
     keys: dict[str, object] = {
         "block_count": shape.layers,
@@ -288,7 +289,7 @@ def _pieces(shape: Shape) -> dict[str, object]:
         pre="default",
         tokens=tokens,
         scores=-np.arange(len(tokens), dtype=np.float32),
-        token_type=[2, 3, 3] + [6] * len(of_bytes) + [1] * normal,
+        token_type=np.array([2, 3, 3] + [6] * len(of_bytes) + [1] * normal, dtype=np.int32),
         bos_token_id=1,
         eos_token_id=2,
         unknown_token_id=0,
@@ -310,7 +311,9 @@ def _merges(shape: Shape) -> dict[str, object]:
         model="gpt2",
         pre="qwen2" if shape.architecture == "qwen2" else "smollm",
         tokens=tokens,
-        token_type=[1] * (len(tokens) - len(special)) + [3] * len(special),
+        token_type=np.array(
+            [1] * (len(tokens) - len(special)) + [3] * len(special), dtype=np.int32
+        ),
         merges=["".join(word[:-1]) + " " + word[-1] for word in merged],
         bos_token_id=len(tokens) - 3,
         eos_token_id=len(tokens) - 1,
