@@ -49,14 +49,20 @@ class Toolchain:
         return f"{self.compiler} {binary.st_size} {binary.st_mtime_ns}"
 
 
-def library(target: Processor, step_source: str, progress: Progress | None = None) -> bytes:
-    """The shared object for a target: all kernels and the step's own C (see `step_source`).
+def library(
+    target: Processor,
+    step_source: str,
+    progress: Progress | None = None,
+    kernels: Sequence[Path] = (),
+) -> bytes:
+    """The shared object for a target: kernels (by default all) and the step's own C, which has
+    `edge_kernels` in it (see `step_source`).
 
     Kernels are compiled once for each target and compiler. Raises BackendError with what is missing
     or what the compiler said.
     """
     tools = toolchain(target)
-    sources = sorted(KERNELS.glob("*.c"))
+    sources = sorted(kernels or KERNELS.glob("*.c"))
     with tempfile.TemporaryDirectory(prefix="edgellm-") as folder:
         step, made = Path(folder, "step.c"), Path(folder, "step.o")
         step.write_text(step_source, encoding="utf-8")
