@@ -17,7 +17,7 @@ enum {
     QUERIES = 16,         // most of a part: of as many rows, or heads with the same keys, as fit
     QUERY_VALUES = 4096,  // and most of their channels, which are kept on the stack
     SPREAD_ROWS = 8,
-    MOST_PARTS = 65535,
+    PARTS_A_THREAD = 8,   // or fewer, so that a part has chunks in sequence
     HEADER = LANES,  // floats before a chunk's sums in scratch: its peak and total
 };
 
@@ -26,8 +26,9 @@ typedef struct {
     int64_t heads, group, padded;          // H, heads with the same keys, C in whole vectors
     int64_t tile_rows, tile_heads;         // of a part
     int64_t tiles, blocks;                 // of rows, of a group's heads
-    int64_t first_chunk, chunks, stride;   // those seen, those in a slot
+    int64_t stride;                        // chunks of a slot
     int spread;
+    int64_t first_chunk, end_chunk, span, spans;  // if spread: those seen, how many a part takes
 } Plan;
 
 // The positions that a row sees.
@@ -62,8 +63,11 @@ static Plan plan(const Call *call, const Step *step) {
             seen = (Span){least(seen.first, span.first), most(seen.end, span.end)};
         }
         p.first_chunk = seen.first / CHUNK;
-        p.chunks = pieces(seen.end, CHUNK) - p.first_chunk;
-        p.spread = p.chunks > 1 && p.tiles * p.state.heads * p.blocks * p.chunks <= MOST_PARTS;
+        p.end_chunk = pieces(seen.end, CHUNK);
+        int64_t chunks = p.end_chunk - p.first_chunk, parts = p.tiles * p.state.heads * p.blocks;
+        p.span = pieces(chunks, least(chunks, pieces(PARTS_A_THREAD * step->threads, parts)));
+        p.spans = pieces(chunks, p.span);
+        p.spread = chunks > 1;
     }
     return p;
 }
@@ -112,8 +116,8 @@ typedef struct {
     float queries[QUERY_VALUES];  // [query][padded], scaled
     float weights[QUERIES * CHUNK];
     float sums[QUERY_VALUES];
-    float joined[QUERY_VALUES];
-    Partial partials[QUERIES], result[QUERIES];
+    float joined_sums[QUERY_VALUES];
+    Partial partials[QUERIES], joined[QUERIES];  // of one chunk, of all so far
 } Tile;
 
 INLINE Floats lanes_from(int64_t first) {
@@ -155,7 +159,7 @@ INLINE Partial weigh(const Call *call, int64_t position, int64_t head, Span seen
 
 // Fills `partials`; a query that sees nothing of the chunk gets a total of 0.
 INLINE void attend_chunk(const Plan *p, const Call *call, const Step *step, Tile *tile,
-                         int64_t chunk, int int8) {
+                         int64_t chunk, int more, int int8) {
     int64_t width = p->state.width, queries = tile->rows * tile->heads;
     int64_t element = int8 ? 1 : sizeof(uint16_t);
     Span whole = {chunk * CHUNK, chunk * CHUNK + CHUNK}, seen = {whole.end, whole.first};
@@ -174,6 +178,7 @@ INLINE void attend_chunk(const Plan *p, const Call *call, const Step *step, Tile
         .right_step = LANES, .vector_step = LANES * width,
         .out = tile->weights, .out_step = CHUNK,
         .rows = queries, .vectors = pieces(seen.end - begin, LANES), .depth = width,
+        .next = tile->past.values - tile->past.keys,
     });
     for (int64_t i = 0; i < queries; i++) {
         int64_t row = tile->first_row + i / tile->heads, head = tile->first_head + i % tile->heads;
@@ -191,45 +196,43 @@ INLINE void attend_chunk(const Plan *p, const Call *call, const Step *step, Tile
         .right_step = width, .vector_step = LANES,
         .out = tile->sums, .out_step = p->padded,
         .rows = queries, .vectors = p->padded / LANES, .depth = seen.end - begin,
+        // The next chunk's keys, wherever this thread goes on to them.
+        .next = more ? tile->past.keys - tile->past.values + CHUNK * width * element : 0,
     });
 }
 
 // Separate functions, so that each is compiled for its own kind of state.
 WIDE static __attribute__((noinline)) void attend_halves(
-    const Plan *p, const Call *call, const Step *step, Tile *tile, int64_t chunk) {
-    attend_chunk(p, call, step, tile, chunk, 0);
+    const Plan *p, const Call *call, const Step *step, Tile *tile, int64_t chunk, int more) {
+    attend_chunk(p, call, step, tile, chunk, more, 0);
 }
 
 WIDE static __attribute__((noinline)) void attend_bytes(
-    const Plan *p, const Call *call, const Step *step, Tile *tile, int64_t chunk) {
-    attend_chunk(p, call, step, tile, chunk, 1);
+    const Plan *p, const Call *call, const Step *step, Tile *tile, int64_t chunk, int more) {
+    attend_chunk(p, call, step, tile, chunk, more, 1);
 }
 
 // --- edge_attend ---------------------------------------------------------------------------------
 
-// Attends with the tile's queries to one chunk (leaving the result in scratch) or, if that is -1,
-// to all.
+// Attends with the tile's queries to chunks `begin` to `end`, leaving each result in scratch if the
+// call is spread, and else the joined result in `out`.
 INLINE void attend_tile(const Plan *p, const Call *call, const Step *step, Tile *tile,
-                        int64_t only) {
+                        int64_t begin, int64_t end) {
     int64_t width = p->state.width, queries = tile->rows * tile->heads;
     for (int64_t i = 0; i < queries; i++) {
         int64_t row = tile->first_row + i / tile->heads, head = tile->first_head + i % tile->heads;
         const float *query = (const float *)call->buffers[2] + (row * p->heads + head) * width;
         for (int64_t c = 0; c < width; c++)
             tile->queries[i * p->padded + c] = query[c] * call->reals[0];
-        tile->result[i] = (Partial){.sums = tile->joined + i * p->padded};
+        tile->joined[i] = (Partial){.sums = tile->joined_sums + i * p->padded};
     }
-    Span first = span_of(call, step, tile->first_row);
-    Span last = span_of(call, step, tile->first_row + tile->rows - 1);
-    int64_t begin = only < 0 ? first.first / CHUNK : only;
-    int64_t end = only < 0 ? pieces(last.end, CHUNK) : only + 1;
     for (int64_t chunk = begin; chunk < end; chunk++) {
-        (p->state.int8 ? attend_bytes : attend_halves)(p, call, step, tile, chunk);
+        (p->state.int8 ? attend_bytes : attend_halves)(p, call, step, tile, chunk, chunk + 1 < end);
         for (int64_t i = 0; i < queries; i++) {
             const Partial *partial = &tile->partials[i];
             if (partial->total == 0.0f) continue;
-            if (only < 0) {
-                join(&tile->result[i], partial, p->padded, tile->result[i].total == 0.0f);
+            if (!p->spread) {
+                join(&tile->joined[i], partial, p->padded, tile->joined[i].total == 0.0f);
                 continue;
             }
             float *kept = scratch_of(p, step, tile->first_row + i / tile->heads,
@@ -239,39 +242,44 @@ INLINE void attend_tile(const Plan *p, const Call *call, const Step *step, Tile 
             memcpy(kept + HEADER, partial->sums, p->padded * sizeof(float));
         }
     }
-    for (int64_t i = 0; i < queries && only < 0; i++) {
+    for (int64_t i = 0; i < queries && !p->spread; i++) {
         int64_t row = tile->first_row + i / tile->heads, head = tile->first_head + i % tile->heads;
-        finish(&tile->result[i], (float *)call->buffers[0] + (row * p->heads + head) * width,
+        finish(&tile->joined[i], (float *)call->buffers[0] + (row * p->heads + head) * width,
                width);
     }
 }
 
 static int parts_of_attend(const Call *call, const Step *step) {
     Plan p = plan(call, step);
-    return (int)(p.tiles * p.state.heads * p.blocks * (p.spread ? p.chunks : 1));
+    return (int)(p.tiles * p.state.heads * p.blocks * (p.spread ? p.spans : 1));
 }
 
 WIDE static void run_attend(const Call *call, const Step *step, int part, int parts) {
     Plan p = plan(call, step);
     int64_t rest = parts - 1 - part;  // from the end: the last rows see most and take longest
-    int64_t chunk = -1;
+    int64_t begin = 0, end = 0;
     if (p.spread) {
-        chunk = p.first_chunk + rest % p.chunks;
-        rest /= p.chunks;
+        begin = p.first_chunk + rest % p.spans * p.span;
+        end = least(begin + p.span, p.end_chunk);
+        rest /= p.spans;
     }
     int64_t block = rest % p.blocks, key_head = rest / p.blocks % p.state.heads;
     int64_t row = rest / p.blocks / p.state.heads * p.tile_rows;
-    int64_t end = least(row + p.tile_rows, step->rows);
+    int64_t end_row = least(row + p.tile_rows, step->rows);
     Tile tile;
     tile.first_head = key_head * p.group + block * p.tile_heads;
     tile.heads = least(p.tile_heads, p.group - block * p.tile_heads);
-    while (row < end) {
+    while (row < end_row) {  // a tile for each slot
         int32_t slot = step->slots[row];
         tile.first_row = row;
-        while (row < end && step->slots[row] == slot) row++;
+        while (row < end_row && step->slots[row] == slot) row++;
         tile.rows = row - tile.first_row;
         tile.past = head_state(p.state, call->buffers[1], slot, key_head);
-        attend_tile(&p, call, step, &tile, chunk);
+        if (!p.spread) {
+            begin = span_of(call, step, tile.first_row).first / CHUNK;
+            end = pieces(span_of(call, step, row - 1).end, CHUNK);
+        }
+        attend_tile(&p, call, step, &tile, begin, end);
     }
 }
 

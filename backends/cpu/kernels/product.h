@@ -12,6 +12,7 @@ typedef struct {
     float *out;
     int64_t out_step;
     int64_t rows, vectors, depth;
+    int64_t next;  // bytes from `right` to what is read after it, fetched meanwhile; 0 for nothing
 } Product;
 
 // The sums of a tile stay in registers, beside a vector of `right` and a number of `left`:
@@ -34,6 +35,7 @@ INLINE void product_tile(int rows, int vectors, int int8, const Product *p, int6
 #pragma unroll
         for (int v = 0; v < vectors; v++) {
             int64_t at = offset + v * p->vector_step;
+            __builtin_prefetch((const char *)p->right + at * (int8 ? 1 : 2) + p->next);
             right[v] = int8 ? load_bytes((const int8_t *)p->right + at)
                             : load_halves((const uint16_t *)p->right + at);
         }
