@@ -13,7 +13,9 @@ from typing import Any
 
 from edgellm.errors import BackendError, EdgeError, UsageError
 
-WORKER = [sys.executable, "-m", "edgellm.bench.worker"]
+FOLDER = Path(__file__).parent
+# As a script, lest the package around it is imported too; -P keeps its folder out of the path.
+WORKER = [sys.executable, "-P", str(FOLDER / "worker.py")]
 PEERS = {"llama.cpp": ("peer.py", "llama_cpp", "llama-cpp-python")}
 """Script beside this file, module that it imports, and the package to install for it."""
 
@@ -99,4 +101,4 @@ def peer_command(name: str, python: str, model: Path) -> list[str]:
             f"{python} has no {package}; install it there, or name a Python that has it by "
             "--peer-python"
         )
-    return [python, str(Path(__file__).with_name(script))]
+    return [python, str(FOLDER / script)]

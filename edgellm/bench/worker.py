@@ -1,4 +1,4 @@
-"""A model of ours under test, in a process of its own: `python -m edgellm.bench.worker TASK`.
+"""A model of ours under test, in a process of its own: `python -P worker.py TASK`.
 
 The protocol, one JSON object a line: TASK says what to load. The first line out, `{}`, comes with
 the first token, the second describes what was loaded. Then each line in orders a turn, `{"test":
