@@ -7,8 +7,9 @@ static int each_row(const Call *call, const Step *step) {
 }
 
 // --- edge_norm ---------------------------------------------------------------------------------
-// buffers: out f32 [G * W], out quantised or NULL, x f32, weight f32 [W], bias f32 [W] or NULL;
-// numbers: G, W, 0 for root mean square or 1 for layer norm; reals: epsilon.
+// buffers: out f32 [G * W], out quantised or NULL, x f32, weight f32, bias f32 or NULL;
+// numbers: G, W, 0 for root mean square or 1 for layer norm, 0 where weight and bias are [W] and
+// shared by the groups or 1 where they are [G * W]; reals: epsilon.
 // Each of a row's G groups is normed by itself: y = (x - mean) / sqrt(variance + eps) * weight +
 // bias, where the root mean square norm takes 0 for the mean.
 
@@ -61,9 +62,11 @@ WIDE static void norm(const Call *call, const Step *step, int part, int parts) {
     int64_t groups = call->numbers[0], width = call->numbers[1], k = groups * width;
     float *out = (float *)call->buffers[0] + part * k;
     const float *x = (const float *)call->buffers[2] + part * k;
+    const float *weight = call->buffers[3], *bias = call->buffers[4];
+    int64_t stride = call->numbers[3] ? width : 0;
     for (int64_t g = 0; g < groups; g++)
-        norm_group(out + g * width, x + g * width, call->buffers[3], call->buffers[4], width,
-                   call->numbers[2] == 1, call->reals[0]);
+        norm_group(out + g * width, x + g * width, weight + g * stride,
+                   bias ? bias + g * stride : NULL, width, call->numbers[2] == 1, call->reals[0]);
     if (call->buffers[1])
         quantise_values(out, (char *)call->buffers[1] + part * quantised_row_bytes(k), k, 0, k);
 }
