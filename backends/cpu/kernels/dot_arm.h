@@ -8,7 +8,7 @@
 enum { SIGNED_LIMIT = 128, SIGNED_OFFSET = 0 };
 INLINE Bytes signed_codes(Bytes codes) { return codes; }
 
-// 32 registers: 8 for integer sums, 8 for floats, the rest for codes and activations.
+// Of 32 registers each row takes 2 for integer sums and 2 for floats.
 enum { TILE_ROWS = 4, TILE_VECTORS = 1 };
 
 // Rows 0 to 3 of a vector's 8, and rows 4 to 7.
@@ -49,12 +49,11 @@ INLINE Sums dot16_row(Sums sum, const Codes *code, const int8_t *x, int limit) {
 // added to each other: four of codes to 31, two of codes to 63, one of codes to -128.
 INLINE Sums dot16_row(Sums sum, const Codes *code, const int8_t *x, int limit) {
     int most = limit <= 31 ? 4 : limit <= 63 ? 2 : 1;
+    int32x4_t fours = vreinterpretq_s32_s8(vld1q_s8(x));
     for (int first = 0; first < 4; first += most) {
         int16x8_t rows01, rows23, rows45, rows67;  // four sums of each row
         for (int i = first; i < first + most; i++) {
-            int32_t four;
-            memcpy(&four, x + i * 4, sizeof four);
-            int8x16_t wide = vreinterpretq_s8_s32(vdupq_n_s32(four));
+            int8x16_t wide = vreinterpretq_s8_s32(vdupq_n_s32(fours[i]));
             int8x8_t half = vget_low_s8(wide);
             int8x8_t low = vget_low_s8(code[i].low), high = vget_low_s8(code[i].high);
             rows01 = i == first ? vmull_s8(low, half) : vmlal_s8(rows01, low, half);
@@ -85,3 +84,53 @@ INLINE void dot16(Ints *sum, const Bytes *code, int vectors, int64_t step, const
         }
     }
 }
+
+#if defined(__ARM_FEATURE_MATMUL_INT8)
+#define ARRANGED
+
+// `smmla` multiplies eight codes of two rows of weights with eight of two rows of activations. In a
+// panel such codes lie together: of each 8 inputs rows 0 and 1, 2 and 3, 4 and 5, 6 and 7.
+INLINE void arrange(Bytes *code) {
+    for (int i = 0; i < 8; i += 2) {
+        Codes first = codes_of(code, 0, i), second = codes_of(code, 0, i + 1);
+        int32x4_t a = vreinterpretq_s32_s8(first.low), b = vreinterpretq_s32_s8(second.low);
+        int32x4_t c = vreinterpretq_s32_s8(first.high), d = vreinterpretq_s32_s8(second.high);
+        int32x4_t pairs[] = {vzip1q_s32(a, b), vzip2q_s32(a, b), vzip1q_s32(c, d), vzip2q_s32(c, d)};
+        memcpy(code + i, pairs, sizeof pairs);
+    }
+}
+
+// As dot16, of so many `inputs` with codes that have been arranged.
+INLINE void dot_arranged(Ints *sum, const Bytes *code, int inputs, int vectors, int64_t step,
+                         const int8_t *x, int64_t stride, int rows) {
+    for (int v = 0; v < vectors; v++)
+        for (int r = 0; r < rows; r += 2) {
+            // A last row without a neighbour is multiplied twice.
+            int other = r + 1 < rows ? r + 1 : r;
+            Sums one, two;
+            memcpy(&one, &sum[v * rows + r], sizeof one);
+            memcpy(&two, &sum[v * rows + other], sizeof two);
+            int32x4_t pairs[] = {vzip1q_s32(one.low, two.low), vzip2q_s32(one.low, two.low),
+                                 vzip1q_s32(one.high, two.high), vzip2q_s32(one.high, two.high)};
+            for (int i = 0; i < inputs; i += 16) {
+                int64x2_t a = vreinterpretq_s64_s8(vld1q_s8(x + r * stride + i));
+                int64x2_t b = vreinterpretq_s64_s8(vld1q_s8(x + other * stride + i));
+                int8x16_t both[] = {vreinterpretq_s8_s64(vzip1q_s64(a, b)),
+                                    vreinterpretq_s8_s64(vzip2q_s64(a, b))};
+                for (int eight = 0; eight < 2; eight++) {
+                    Codes upper = codes_of(code, v * step, i / 4 + eight * 2);
+                    Codes lower = codes_of(code, v * step, i / 4 + eight * 2 + 1);
+                    pairs[0] = vmmlaq_s32(pairs[0], upper.low, both[eight]);
+                    pairs[1] = vmmlaq_s32(pairs[1], upper.high, both[eight]);
+                    pairs[2] = vmmlaq_s32(pairs[2], lower.low, both[eight]);
+                    pairs[3] = vmmlaq_s32(pairs[3], lower.high, both[eight]);
+                }
+            }
+            one.low = vuzp1q_s32(pairs[0], pairs[1]), one.high = vuzp1q_s32(pairs[2], pairs[3]);
+            two.low = vuzp2q_s32(pairs[0], pairs[1]), two.high = vuzp2q_s32(pairs[2], pairs[3]);
+            memcpy(&sum[v * rows + other], &two, sizeof two);
+            memcpy(&sum[v * rows + r], &one, sizeof one);
+        }
+}
+
+#endif

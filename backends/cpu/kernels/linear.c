@@ -76,7 +76,7 @@ INLINE void direct_tile(int format, const Matrix *matrix, int64_t row, const Inp
         for (int part = 0; part < layout.inputs / 32; part++) {
             Block block;
             read_block(&block, format, w, part);
-            multiply_block(y, &block, 1, x, b + part, rows, layout);
+            multiply_block(y, &block, 1, x, b + part, rows, layout, false);
         }
         w = offset_groups(w, layout.bytes);
     }
@@ -104,7 +104,11 @@ INLINE void decode(int format, Block *panel, const Groups *groups, int64_t first
     for (int64_t b = 0; b < blocks; b++)
         for (int v = 0; v < TILE_VECTORS; v++) {
             Groups w = offset_groups(groups[v], (first + b) / parts * layout.bytes);
-            read_block(&panel[b * TILE_VECTORS + v], format, w, (int)((first + b) % parts));
+            Block *block = &panel[b * TILE_VECTORS + v];
+            read_block(block, format, w, (int)((first + b) % parts));
+#if defined(ARRANGED)
+            arrange(block->code);
+#endif
         }
 }
 
@@ -115,7 +119,8 @@ INLINE void panel_tile(const Block *panel, int64_t first, int64_t blocks, Activa
     for (int v = 0; v < TILE_VECTORS; v++)
         for (int r = 0; r < rows; r++) y[v * rows + r] = sums[r][v];
     for (int64_t b = 0; b < blocks; b++)
-        multiply_block(y, panel + b * TILE_VECTORS, TILE_VECTORS, x, first + b, rows, layout);
+        multiply_block(y, panel + b * TILE_VECTORS, TILE_VECTORS, x, first + b, rows, layout,
+                       true);
     for (int v = 0; v < TILE_VECTORS; v++)
         for (int r = 0; r < rows; r++) sums[r][v] = y[v * rows + r];
 }

@@ -32,9 +32,24 @@ INLINE int32_t row_int(const int32_t *first, int64_t stride, int64_t row, int64_
     return ((const int32_t *)((const char *)first + row * stride))[i];
 }
 
-// y[vector * rows + row] += what 32 inputs, number `b` of the activations, contribute.
+// sum += 16 or 32 products; codes of a panel may have been put in another order (see `arrange`).
+INLINE void dot(Ints *sum, const Bytes *code, int inputs, int vectors, int64_t step, const int8_t *x,
+                int64_t stride, int rows, int limit, bool panel) {
+#if defined(ARRANGED)
+    if (panel) {
+        dot_arranged(sum, code, inputs, vectors, step, x, stride, rows);
+        return;
+    }
+#endif
+    (void)panel;
+    for (int i = 0; i < inputs; i += 16)
+        dot16(sum, code + i / 4, vectors, step, x + i, stride, rows, limit);
+}
+
+// y[vector * rows + row] += what 32 inputs, number `b` of the activations, contribute. `panel`: the
+// block is of a decoded panel.
 INLINE void multiply_block(Floats *y, const Block *block, int vectors, Activations x, int64_t b,
-                           int rows, Layout layout) {
+                           int rows, Layout layout, bool panel) {
     int scales = layout.halves ? 2 : 1;
     for (int s = 0; s < scales; s++) {
         Ints sum[TILE_VECTORS * TILE_ROWS];
@@ -47,10 +62,8 @@ INLINE void multiply_block(Floats *y, const Block *block, int vectors, Activatio
             for (int v = 0; v < vectors; v++) sum[v * rows + r] = (Ints)(-layout.offset * total);
         }
         const int8_t *code = x.code + b * 32 + s * 16;
-        dot16(sum, block->code + s * 4, vectors, sizeof *block, code, x.stride, rows, layout.limit);
-        if (!layout.halves)
-            dot16(sum, block->code + 4, vectors, sizeof *block, code + 16, x.stride, rows,
-                  layout.limit);
+        dot(sum, block->code + s * 4, 32 / scales, vectors, sizeof *block, code, x.stride, rows,
+            layout.limit, panel);
         for (int r = 0; r < rows; r++) {
             float scale = row_float(x.scale, x.stride, r, b);
             for (int v = 0; v < vectors; v++)
