@@ -26,10 +26,10 @@ import msgpack
 import numpy as np
 
 from edgellm import checkpoint, manifest, signing, tokenizer_blob
-from edgellm.errors import FormatError, UnsupportedError, UsageError
+from edgellm.errors import FormatError, TrustError, UnsupportedError, UsageError
 from edgellm.executor import Target
 from edgellm.graph import StepGraph
-from edgellm.key_folder import KeyFolder
+from edgellm.key_folder import KeyFolder, PublicKey
 from edgellm.manifest import ALIGNMENT, Blob, Built, Manifest, Placed, Source
 from edgellm.signing import Signature
 
@@ -102,8 +102,8 @@ class Bundle(checkpoint.ModelFile):
     source: Source
     built: Built
     voucher: str
-    """The trusted key that signed it; "local": built on this machine; "": not looked at."""
-    signatures: Sequence[Signature]
+    """The trusted key that signed it; "local": built on this machine; "": nobody is trusted."""
+    signers: Sequence[PublicKey]
     blobs: Mapping[str, memoryview]
 
     def blob(self, name: str) -> memoryview:
@@ -122,25 +122,26 @@ def is_bundle(path: str | os.PathLike[str]) -> bool:
         return False
 
 
-def open(path: str | os.PathLike[str], keys: KeyFolder | None = None) -> Bundle:
-    """Open a bundle that this machine or a trusted key has signed, and check all of it.
+def open(
+    path: str | os.PathLike[str], keys: KeyFolder | None = None, *, inspect: bool = False
+) -> Bundle:
+    """Open a bundle that this machine or a key of `keys` (the user's) has signed, and check all of
+    it. With `inspect` it may be by anybody, but its code must not be run unless it has a `voucher`.
 
     Raises TrustError where nobody trusted has signed it, FormatError where it is damaged,
     UnsupportedError for another version of the format, UsageError where it can't be read.
     """
-    return _open(path, KeyFolder() if keys is None else keys)
-
-
-def inspect(path: str | os.PathLike[str]) -> Bundle:
-    """Open a bundle whoever has signed it, only to be looked at: its code must not be run."""
-    return _open(path, None)
-
-
-def _open(path: str | os.PathLike[str], keys: KeyFolder | None) -> Bundle:
     file = str(path)
     data = memoryview(_map(Path(path)))
     header, raw, signatures = _frame(data, file)
-    voucher = "" if keys is None else signing.check(header.pack(), signatures, keys, file)
+    signers = signing.signers(header.pack(), signatures, file)
+    try:
+        trusted = KeyFolder() if keys is None else keys
+        voucher = signing.vouch(header.pack(), signatures, signers, trusted, file)
+    except TrustError:
+        if not inspect:
+            raise
+        voucher = ""
     found, graph = manifest.read(raw, file, header.manifest_offset)
     blobs = {blob.name: data[blob.offset : blob.offset + blob.nbytes] for blob in found.blobs}
     _check_padding(data, found.blobs, file)
@@ -162,14 +163,15 @@ def _open(path: str | os.PathLike[str], keys: KeyFolder | None) -> Bundle:
         source=found.source,
         built=found.built,
         voucher=voucher,
-        signatures=signatures,
+        signers=signers,
         blobs=blobs,
     )
 
 
-def signatures(path: str | os.PathLike[str]) -> list[Signature]:
-    """Who has signed a bundle; their signatures aren't checked. Raises as `open` does."""
-    return _frame(memoryview(_map(Path(path))), str(path))[2]
+def signers(path: str | os.PathLike[str]) -> list[PublicKey]:
+    """The keys that have signed a bundle, whether they are trusted or not. Raises as `open`."""
+    header, _, signatures = _frame(memoryview(_map(Path(path))), str(path))
+    return signing.signers(header.pack(), signatures, path)
 
 
 def _map(path: Path) -> mmap.mmap:

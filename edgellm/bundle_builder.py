@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,11 +35,9 @@ def build(
     *,
     signer: str | None = None,
     progress: Progress | None = None,
-    make_room: Callable[[int], object] = lambda nbytes: None,
 ) -> None:
     """Write the bundle of a checkpoint for `target` to `path`, whole or not at all.
 
-    `make_room` is called with the bytes that the file will need before the disk is asked for them.
     Raises BackendError where there is no compiler, FitError where disk or memory don't suffice,
     UsageError where the file or a signature can't be written.
     """
@@ -51,7 +48,6 @@ def build(
     _check_memory(checkpoint, max(sizes.values()))
     vocabulary = tokenizer_blob.write(checkpoint.tokenizer)
     expected = sum(sizes.values()) + len(vocabulary) + LIBRARY_BYTES
-    make_room(expected)
     _check_disk(path, expected)
     source = _source(Path(checkpoint.path), progress)
     said = checkpoint.provenance
@@ -117,5 +113,5 @@ def _check_disk(path: Path, need: int) -> None:
     if need > free:
         raise FitError(
             f"{path}: the bundle takes about {memory.size(need)}, the disk has {memory.size(free)} "
-            "left; free some, or choose another place (-o, XDG_CACHE_HOME)"
+            "left; free some (edgellm build --clear-cache), or choose another place (-o, XDG_CACHE_HOME)"
         )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgellm import __version__, bundle, folders, model_files
-from edgellm.errors import FormatError, TrustError
+from edgellm.errors import EdgeError, FormatError, TrustError
 
 if TYPE_CHECKING:
     from edgellm.bundle import Bundle
@@ -74,14 +74,23 @@ def entries() -> list[Entry]:
     return sorted(found, key=lambda entry: -entry.used)
 
 
-def make_room(path: Path, nbytes: int) -> None:
-    """Before a bundle of `nbytes` is put at `path`: remove those of the same model that an older
-    edgellm has built, and those used longest ago as far as the cache would become too large."""
-    model = path.name.partition("-")[0]
-    kept = nbytes
+def describe(path: Path) -> str:
+    """Which model it is, and for which target, in one line."""
+    try:
+        found = bundle.open(path)
+    except EdgeError as error:
+        return f"unusable: {error}"
+    return f"{found.provenance.name} ({found.source.file}) for {found.target.name}"
+
+
+def tidy(path: Path) -> None:
+    """After a bundle was put at `path`: remove those of the same model that another state of
+    edgellm has built, and those used longest ago as far as the cache is too large."""
+    model, kept = path.name.partition("-")[0], 0
     for entry in entries():
         kept += entry.nbytes
-        if entry.path.name.startswith(f"{model}-") or kept > MAX_BYTES:
+        superseded = entry.path.name.startswith(f"{model}-") and entry.path != path
+        if superseded or (kept > MAX_BYTES and entry.path != path):
             entry.path.unlink(missing_ok=True)
             kept -= entry.nbytes
 

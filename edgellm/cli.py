@@ -16,7 +16,9 @@ VERBS = {
     "chat": "talk with a model at this terminal",
     "run": "answer one prompt, on standard output",
     "serve": "answer on serial lines and sockets",
-    "info": "show what is in a model file",
+    "build": "compile and pack a model into a bundle",
+    "keys": "list, make and trust the keys that sign bundles",
+    "info": "show what is in a model file or a bundle",
     "plugins": "list the plugins that are installed",
     "bench": "measure speed and memory",
 }

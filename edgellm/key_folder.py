@@ -10,7 +10,9 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import importlib.util
 import os
+import platform
 import re
 import secrets
 from dataclasses import dataclass
@@ -61,7 +63,12 @@ def parse(text: str, where: object) -> PublicKey:
             raise ValueError
     except (ValueError, binascii.Error) as error:
         raise UsageError(f"{where}: no public key; one is like {SCHEME} AAAA… name") from error
-    return PublicKey(words[2] if len(words) == 3 else fingerprint(data)[:9], data)
+    return named(words[2] if len(words) == 3 else "", data)
+
+
+def named(name: str, data: bytes) -> PublicKey:
+    """A key under the name that it comes with, if that can be used here."""
+    return PublicKey(name if NAME.fullmatch(name) else fingerprint(data)[:9], data)
 
 
 class KeyFolder:
@@ -114,6 +121,15 @@ class KeyFolder:
         self._write(self._file(name, "key"), f"{SCHEME}-secret {secret}\n")
         self.trust(key)
         return key
+
+    def can_sign(self) -> bool:
+        """Whether what makes and uses such keys is installed."""
+        return importlib.util.find_spec("cryptography") is not None
+
+    def default_name(self) -> str:
+        """What a key of this machine is called: its host's name."""
+        name = re.sub(r"[^A-Za-z0-9._-]", "-", platform.node()).lstrip("._-")[:64]
+        return name or "edgellm"
 
     def sign(self, name: str, message: bytes) -> bytes:
         """A signature by one of the keys that sign here. Raises UsageError as `new`, and where the

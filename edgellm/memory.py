@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 RUNTIME_BYTES = 80 << 20
 """What Python, NumPy and tinygrad take before the first weight is loaded, measured on x86-64."""
 
+BUNDLE_BYTES = 60 << 20
+"""What Python, NumPy and the work of a step take where a bundle is run."""
+
 REMEDY = "a shorter context (-c) or a smaller model takes less"
 
 
@@ -39,6 +42,17 @@ def needed(checkpoint: Checkpoint, context: int, slots: int = 1, exact: bool = F
         loading = max(loading, weights + values * (4 if exact else 8))
     rows = sum(math.prod(rows_shape(config, layer, positions, slots)) for layer in config.layers)
     return RUNTIME_BYTES + max(loading, weights + rows * width + _work(config, positions))
+
+
+def running(config: Config, weights: int, context: int, slots: int = 1) -> int:
+    """Bytes that a process takes, about, which runs a bundle of `weights` bytes, with `slots`
+    sequences of `context` positions in float16."""
+    rows = sum(
+        math.prod(rows_shape(config, layer, context, slots)) * (4 if layer.kind == "conv" else 2)
+        for layer in config.layers
+    )
+    tables = sum(4 * context * rope.dim for rope in config.ropes)
+    return BUNDLE_BYTES + weights + rows + tables
 
 
 def _work(config: Config, positions: int) -> int:

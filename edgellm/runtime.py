@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import operator
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -252,15 +251,8 @@ def _built(file: Checkpoint, chosen: Backend, progress: Progress | None) -> Bund
     from edgellm import bundle_builder
 
     place = bundle_cache.place(Path(file.path), chosen)
-    bundle_builder.build(
-        file,
-        place,
-        chosen,
-        chosen.target(),
-        KeyFolder(),
-        progress=progress,
-        make_room=functools.partial(bundle_cache.make_room, place),
-    )
+    bundle_builder.build(file, place, chosen, chosen.target(), KeyFolder(), progress=progress)
+    bundle_cache.tidy(place)
     return bundle.open(place)
 
 

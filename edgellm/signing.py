@@ -10,10 +10,13 @@ from typing import Literal
 
 from edgellm import ed25519
 from edgellm.errors import FormatError, TrustError, UsageError
-from edgellm.key_folder import KeyFolder, PublicKey
+from edgellm.key_folder import KeyFolder, PublicKey, named
 
 CONTEXT = b"edgellm bundle\0"
 """Before what is signed, so that a signature means nothing elsewhere."""
+
+LOCAL = "local"
+"""The voucher of a bundle that this machine has built."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ def sign(header: bytes, keys: KeyFolder, signer: str | None = None) -> list[Sign
     secret = keys.local_secret(create=True)
     if secret is None:
         raise UsageError(f"{keys.path}: the secret of this machine has just been removed")
-    found = [Signature("local", _identity(secret), _mark(secret, header), "local")]
+    found = [Signature("local", _identity(secret), _mark(secret, header), LOCAL)]
     if signer is not None:
         by_name = {key.name: key for key in keys.signing()}
         if signer not in by_name:
@@ -45,49 +48,55 @@ def sign(header: bytes, keys: KeyFolder, signer: str | None = None) -> list[Sign
     return found
 
 
-def check(header: bytes, signatures: Sequence[Signature], keys: KeyFolder, file: object) -> str:
-    """The name of the trusted key, or "local", that vouches for a bundle.
+def signers(header: bytes, signatures: Sequence[Signature], file: object) -> list[PublicKey]:
+    """The public keys that signed, whether trusted or not. Raises FormatError for a signature that
+    is wrong."""
+    found = [one for one in signatures if one.scheme == "ed25519"]
+    for one in found:
+        if not ed25519.verify(one.key, _message(header, one.name), one.value):
+            raise _altered(file, repr(one.name))
+    return [named(one.name, one.key) for one in found]
 
-    Raises FormatError for a signature that is wrong, TrustError where none is by a trusted key.
+
+def vouch(
+    header: bytes,
+    signatures: Sequence[Signature],
+    signers: Sequence[PublicKey],
+    keys: KeyFolder,
+    file: object,
+) -> str:
+    """The name of the trusted key, or LOCAL, that vouches for a bundle; `signers` are those whose
+    signatures are right.
+
+    Raises FormatError for this machine's own mark where it is wrong, TrustError where nobody is
+    trusted.
     """
-    trusted = {key.data: key.name for key in keys.trusted()}
-    secret = keys.local_secret() if any(one.scheme == "local" for one in signatures) else None
-    voucher = ""
+    secret = keys.local_secret() if any(one.scheme == LOCAL for one in signatures) else None
     for one in signatures:
-        if one.scheme == "local":
-            if secret is None or one.key != _identity(secret):
-                continue
+        if one.scheme == LOCAL and secret is not None and one.key == _identity(secret):
             if not hmac.compare_digest(one.value, _mark(secret, header)):
                 raise _altered(file, "this machine's")
-            voucher = "local"
-        elif not ed25519.verify(one.key, _message(header, one.name), one.value):
-            raise _altered(file, repr(one.name))
-        else:
-            voucher = voucher or trusted.get(one.key, "")
-    if voucher:
-        return voucher
-    raise TrustError(_untrusted(signatures, file))
+            return LOCAL
+    trusted = {key.data: key.name for key in keys.trusted()} if signers else {}
+    for key in signers:
+        if key.data in trusted:
+            return trusted[key.data]
+    raise TrustError(_untrusted(signers, bool(signatures), file))
 
 
-def signers(signatures: Sequence[Signature]) -> list[PublicKey]:
-    """The public keys that signed."""
-    return [PublicKey(one.name, one.key) for one in signatures if one.scheme == "ed25519"]
-
-
-def _untrusted(signatures: Sequence[Signature], file: object) -> str:
-    if not signatures:
-        return f"{file}: nobody has signed it, and it holds native code; build it here"
-    found = signers(signatures)
-    if not found:
+def _untrusted(found: Sequence[PublicKey], local: bool, file: object) -> str:
+    if found:
+        who = " and ".join(f"{key.name} ({key.fingerprint})" for key in found)
+        return (
+            f"{file}: signed by {who}, which isn't trusted here, and it holds native code; if the "
+            f"fingerprint is the one that its builder told you: edgellm keys trust {file}"
+        )
+    if local:
         return (
             f"{file}: built on another machine and signed for that one alone; build it here, or "
             "there with a key of its own (edgellm keys new)"
         )
-    who = " and ".join(f"{key.name!r} ({key.fingerprint})" for key in found)
-    return (
-        f"{file}: signed by {who}, which isn't trusted here, and it holds native code; if the "
-        f"fingerprint is the one that its builder told you: edgellm keys trust {file}"
-    )
+    return f"{file}: nobody has signed it, and it holds native code; build it here"
 
 
 def _altered(file: object, whose: str) -> FormatError:
@@ -103,4 +112,4 @@ def _identity(secret: bytes) -> bytes:
 
 
 def _mark(secret: bytes, header: bytes) -> bytes:
-    return hmac.digest(secret, _message(header, "local"), "sha256")
+    return hmac.digest(secret, _message(header, LOCAL), "sha256")

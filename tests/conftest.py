@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,19 @@ settings.register_profile("edgellm", deadline=None)
 settings.load_profile("edgellm")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "fixtures"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def folders_of_our_own(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """Keys, bundles and compiled kernels of tests stay apart from the user's, from run to run."""
+    cache: pytest.Cache | None = getattr(request.config, "cache", None)
+    home = tmp_path_factory.mktemp("home") if cache is None else cache.mkdir("edgellm")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(home / "cache"))
+        patch.setenv("XDG_CONFIG_HOME", str(home / "config"))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -23,6 +23,7 @@ Ctrl-C stops an answer, Ctrl-D ends the chat; /new begins anew, /help tells more
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     shared.add_model(parser)
+    shared.add_running(parser)
     shared.add_conversation(parser)
     shared.add_sampling(parser)
 

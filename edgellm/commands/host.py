@@ -26,20 +26,24 @@ def load(options: argparse.Namespace, slots: int = 1) -> Model:
     """
     shared.sampling(options)
     shared.chat_template(options)
-    checkpoint, tokenizer = runtime.read(shared.model_path(options))
-    Sampler(shared.sampling(options, checkpoint.sampling), tokenizer)
-    chat = for_model(checkpoint, **shared.chat_template(options))
+    file, tokenizer = runtime.read(
+        shared.model_path(options), exact=options.exact, device=options.device
+    )
+    Sampler(shared.sampling(options, file.sampling), tokenizer)
+    chat = for_model(file, **shared.chat_template(options))
     if chat.template is not None and not options.no_conversation:
         from edgellm.template import sandbox  # Jinja takes time to import
 
         sandbox.compile(chat.template)
     with progress.bar() as shown:
         model = runtime.start(
-            checkpoint,
+            file,
             tokenizer,
             exact=options.exact,
             context=options.ctx_size,
             slots=slots,
+            threads=options.threads,
+            kv=options.kv,
             device=options.device,
             progress=shown,
         )

@@ -1,24 +1,28 @@
-"""edgellm info: what is in a model file, from its header alone."""
+"""edgellm info: what is in a model file, from its header alone, or in a bundle."""
 
 from __future__ import annotations
 
 import argparse
 import math
 from collections import Counter
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from edgellm import checkpoint, memory, runtime
+from edgellm import bundle, bundle_builder, checkpoint, memory, runtime
 from edgellm.chat import for_model
 from edgellm.commands import options as shared
 from edgellm.memory import size
+from edgellm.signing import LOCAL
 
 if TYPE_CHECKING:
-    from edgellm.checkpoint import Checkpoint
+    from edgellm.bundle import Bundle
+    from edgellm.checkpoint import Checkpoint, ModelFile
 
 EPILOG = """\
 examples:
   edgellm info model.gguf
   edgellm info model.gguf --ctx-size 2048 --json
+  edgellm info model.edge
 """
 
 
@@ -29,8 +33,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace) -> int:
-    opened = checkpoint.open(shared.model_file(options))
-    about = describe(opened, options.ctx_size)
+    path = shared.model_file(options)
+    if bundle.is_bundle(path):
+        about = describe_bundle(bundle.open(path, inspect=True), options.ctx_size)
+    else:
+        about = describe_checkpoint(checkpoint.open(path), options.ctx_size)
     if options.json:
         import json
 
@@ -40,10 +47,43 @@ def main(options: argparse.Namespace) -> int:
     return 0
 
 
-def describe(opened: Checkpoint, context: int | None = None) -> dict[str, object]:
-    """All that `edgellm info` shows, as plain values; `context` is by default what `load` takes."""
-    config, tokens = opened.config, opened.tokenizer
+def describe_checkpoint(opened: Checkpoint, context: int | None = None) -> dict[str, object]:
+    """All that `edgellm info` shows of a model file, as plain values; `context` is by default what
+    `load` takes."""
     context = runtime.context_for(opened, context)
+    packed = sum(bundle_builder.packed_sizes(opened).values())
+    return describe(opened) | {
+        "memory": {
+            "context": context,
+            "bytes": memory.running(opened.config, packed, context),
+            "bytes_exact": memory.needed(opened, context, exact=True),
+        }
+    }
+
+
+def describe_bundle(opened: Bundle, context: int | None = None) -> dict[str, object]:
+    """The same of a bundle, which tells who has built it, from what and for what."""
+    context = runtime.context_for(opened, context)
+    tensors = opened.tensors.values()
+    formats = Counter(tensor.format for tensor in tensors)
+    weights = sum(tensor.nbytes for tensor in tensors)
+    return describe(opened) | {
+        "packed": dict(sorted(formats.items())),
+        "notes": sorted({tensor.note for tensor in tensors if tensor.note}),
+        "backend": opened.backend,
+        "target": {"name": opened.target.name, "machine": opened.target.machine}
+        | {"features": list(opened.target.features)},
+        "built": asdict(opened.built),
+        "built_from": asdict(opened.source),
+        "signed_by": [{"name": key.name, "fingerprint": key.fingerprint} for key in opened.signers],
+        "trusted": opened.voucher or None,
+        "memory": {"context": context, "bytes": memory.running(opened.config, weights, context)},
+    }
+
+
+def describe(opened: ModelFile) -> dict[str, object]:
+    """What both have."""
+    config, tokens = opened.config, opened.tokenizer
     tensors = opened.tensors.values()
     types = Counter(tensor.type for tensor in tensors)
     sizes = {name: sum(t.nbytes for t in tensors if t.type == name) for name in types}
@@ -72,11 +112,6 @@ def describe(opened: Checkpoint, context: int | None = None) -> dict[str, object
         else {"model": tokens.model, "pre": tokens.pre, "bos": tokens.bos, "eos": tokens.eos},
         "chat": for_model(opened).name,
         "template": opened.template,
-        "memory": {
-            "context": context,
-            "bytes": memory.needed(opened, context),
-            "bytes_exact": memory.needed(opened, context, exact=True),
-        },
     }
 
 
@@ -84,12 +119,9 @@ def table(about: dict[str, object]) -> str:
     """The description for people: one line a fact, what the file doesn't say left out."""
     lines: list[tuple[str, str]] = []
     for name, value in about.items():
-        if value in ("", None) and name != "licence":
+        if value in ("", None, []) and name not in ("licence", "signed_by", "trusted"):
             continue
-        text = _shown(name, value)
-        # A file's own words could steer the terminal.
-        text = "".join(letter if letter.isprintable() else "?" for letter in text)
-        lines.append((name.replace("_", " "), text))
+        lines.append((name.replace("_", " "), shared.printable(_shown(name, value))))
     width = max(len(name) for name, _ in lines)
     return "\n".join(f"{name.ljust(width)}  {text}" for name, text in lines)
 
@@ -117,10 +149,25 @@ def _shown(name: str, value: object) -> str:
         case "template", str():
             return f"{len(value)} characters"
         case "memory", dict():
-            return (
-                f"about {size(value['bytes'])} with a context of {value['context']}"
-                f", exact mode {size(value['bytes_exact'])}"
+            exact = value.get("bytes_exact")
+            return f"about {size(value['bytes'])} with a context of {value['context']}" + (
+                f", exact mode {size(exact)}" if exact else ""
             )
+        case "target", dict():
+            return f"{value['name']}: {value['machine']} with {', '.join(value['features'])}"
+        case "built", dict():
+            return f"{value['date']} by edgellm {value['edgellm']} with {value['compiler']}"
+        case "built_from", dict():
+            return f"{value['file']}, {size(value['nbytes'])}, SHA-256 {value['sha256']}"
+        case "signed_by", list():
+            signers = [f"{key['name']} ({key['fingerprint']})" for key in value]
+            return ", ".join(signers) or "the machine that built it alone"
+        case "trusted", None:
+            return "no, so it isn't run; edgellm keys --help tells more"
+        case "trusted", str():
+            return "built on this machine" if value == LOCAL else f"by the key {value}"
+        case _, dict():
+            return ", ".join(f"{key} {one}" for key, one in value.items())
         case _, list():
             return ", ".join(map(str, value))
     return str(value)

@@ -12,23 +12,46 @@ from edgellm.errors import UsageError
 from edgellm.sampling import Sampling
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
-    """Which model, and how it is run."""
+def add_model_file(parser: argparse.ArgumentParser) -> None:
+    """Which model."""
     parser.add_argument(
         "model",
         nargs="?",
         metavar="MODEL",
-        help="a GGUF file or a Hugging Face folder; without one, the built-in model",
+        help="a GGUF file, a Hugging Face folder or a bundle; without one, the built-in model",
     )
     parser.add_argument("-m", "--model", dest="model_option", metavar="MODEL", help="the same")
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """What runs it."""
+    parser.add_argument(
+        "--device", default="cpu", metavar="NAME", help="where the model runs (default: cpu)"
+    )
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Which model, and how it is run."""
+    add_model_file(parser)
     parser.add_argument(
         "-c", "--ctx-size", type=positive, metavar="N", help="tokens that a conversation may hold"
     )
     parser.add_argument(
         "--exact", action="store_true", help="float32 and exact dequantisation: the slow reference"
     )
+    add_device(parser)
+
+
+def add_running(parser: argparse.ArgumentParser) -> None:
+    """What running it may take."""
     parser.add_argument(
-        "--device", default="cpu", metavar="NAME", help="where the model runs (default: cpu)"
+        "-t", "--threads", type=positive, metavar="N", help="threads (default: one a core)"
+    )
+    parser.add_argument(
+        "--kv",
+        choices=("f16", "int8"),
+        default="f16",
+        help="keep keys and values in 16 bits or in 8, which takes half the memory (default: f16)",
     )
 
 
@@ -38,7 +61,9 @@ def model_path(options: argparse.Namespace) -> str | None:
     if options.model_option and options.model and options.model_option != options.model:
         raise UsageError(f"two models: {options.model!r} and {options.model_option!r}; give one")
     if path is not None and not Path(path).exists():
-        raise UsageError(f"{path}: no such file or folder; give a GGUF file or a model's folder")
+        raise UsageError(
+            f"{path}: no such file or folder; give a GGUF file, a model's folder or a bundle"
+        )
     return path
 
 
@@ -50,6 +75,11 @@ def model_file(options: argparse.Namespace) -> str:
 
         path = str(runtime.default_model())
     return path
+
+
+def printable(text: str) -> str:
+    """A file's own words, with what could steer the terminal left out."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def positive(text: str) -> int:

@@ -32,6 +32,7 @@ ESCAPES = {"n": "\n", "t": "\t"}
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     shared.add_model(parser)
+    shared.add_running(parser)
     parser.add_argument(
         "-p", "--prompt", metavar="TEXT", help="the prompt; without one, or '-', standard input"
     )

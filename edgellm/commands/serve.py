@@ -28,6 +28,7 @@ A question is a line, the answer streams back and ends with a newline. Ctrl-C or
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     shared.add_model(parser)
+    shared.add_running(parser)
     parser.add_argument(
         "--channel", action="append", required=True, metavar="URL", help="where to answer; repeat"
     )
