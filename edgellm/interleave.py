@@ -30,9 +30,8 @@ def _rows_last(values: NDArray[Any]) -> NDArray[Any]:
 
 
 def _lanes(values: NDArray[Any]) -> Lanes:
-    """Bytes as lanes."""
-    lanes: Lanes = values.view("<u4")
-    return lanes
+    """Bytes as lanes; a copy where they aren't aligned, which arithmetic would be slow on."""
+    return np.require(values.view("<u4"), requirements="A")
 
 
 LOW, HIGH = np.uint32(0x0F0F0F0F), np.uint32(0xF0F0F0F0)
@@ -85,7 +84,7 @@ def _blocks_of_32(blocks: Stored, out: Stored) -> None:
     for name in ("d", "m"):
         if name in (out.dtype.names or ()):
             out[name] = _rows_last(blocks[name])
-    out["q"] = _rows_last(_lanes(blocks["qs"]))
+    out["q"] = _rows_last(blocks["qs"].view("<u4"))
     if "h" in (out.dtype.names or ()):
         # Bit i of qh belongs to input i: two v's to a byte.
         spread = _SPREAD[blocks["qh"]]
@@ -93,10 +92,7 @@ def _blocks_of_32(blocks: Stored, out: Stored) -> None:
 
 
 _SPREAD = np.array(
-    [
-        sum((byte >> v * 4 + j & 1) << j * 8 + v for v in range(2) for j in range(4))
-        for byte in range(256)
-    ],
+    [sum((byte >> i & 1) << i % 4 * 8 + i // 4 for i in range(8)) for byte in range(256)],
     dtype=np.uint32,
 )
 """Bit 4v+j of a byte at bit v of byte j of a lane."""
@@ -127,12 +123,11 @@ def _q5_k(blocks: Stored, out: Stored) -> None:
 
 
 def _q6_k(blocks: Stored, out: Stored) -> None:
-    # Blocks of 210 bytes leave lanes unaligned, which arithmetic would be slow on.
-    low = _lanes(np.ascontiguousarray(blocks["ql"])).reshape(*blocks.shape, 2, 2, 8)
+    low = _lanes(blocks["ql"]).reshape(*blocks.shape, 2, 2, 8)
     q = out["sub"]["q"].reshape(*out.shape, 2, 4, 4, GROUP)
     first, second = _nibbles_of_two(low)
     q[:, :, :, :2], q[:, :, :, 2:] = _rows_last(first), _rows_last(second)
-    upper = _split(_lanes(np.ascontiguousarray(blocks["qh"])).reshape(*blocks.shape, 2, 8), 2)
+    upper = _split(_lanes(blocks["qh"]).reshape(*blocks.shape, 2, 8), 2)
     out["sub"]["h"] = _rows_last(_gather(upper.reshape(*blocks.shape, 8, 2, 4), 2))
     out["sc"] = _rows_last(blocks["scales"])
     out["d"] = _rows_last(blocks["d"])
@@ -153,17 +148,24 @@ def _q3_k(blocks: Stored, out: Stored) -> None:
     out["d"] = _rows_last(blocks["d"])
 
 
-def _levels(blocks: Stored, name: str) -> NDArray[np.int8]:
-    """(…, values): what a block's factor is multiplied by."""
-    unscaled = blocks.copy()
-    unscaled["d"] = 1
-    values = quant.TYPES[name].expand(unscaled.reshape(-1))
-    return values.astype(np.int8).reshape(*blocks.shape, -1)
+def _pairs_of_levels() -> NDArray[np.uint16]:
+    index = np.arange(0x1000)
+    levels = quant.IQ4.astype(np.int8)
+    pairs: NDArray[np.uint16] = np.stack([levels[index & 15], levels[index >> 8]], axis=1).view(
+        "<u2"
+    )
+    return pairs[:, 0]
+
+
+_PAIRS = _pairs_of_levels()
+"""Two levels of IQ4, for an index with one's nibble at the bottom of either byte."""
 
 
 def _iq4_nl(blocks: Stored, out: Stored) -> None:
     out["d"] = _rows_last(blocks["d"])
-    out["q"] = _rows_last(_lanes(_levels(blocks, "IQ4_NL")))
+    packed = blocks["qs"].view("<u2")
+    low, high = _PAIRS[packed & 0x0F0F], _PAIRS[packed >> 4 & 0x0F0F]
+    out["q"] = _rows_last(_lanes(np.concatenate([low, high], axis=-1)))
 
 
 def _iq4_xs(blocks: Stored, out: Stored) -> None:
@@ -177,13 +179,22 @@ def _iq4_xs(blocks: Stored, out: Stored) -> None:
     _iq4_nl(plain, out)
 
 
-def _ternary(name: str) -> Write:
-    def write(blocks: Stored, out: Stored) -> None:
-        codes = (_levels(blocks, name) + np.int8(8)).reshape(*blocks.shape, 8, 32)
-        out["q"] = _rows_last(_nibbles(_lanes(codes)))
-        out["d"] = _rows_last(blocks["d"])[..., None, :]
+def _tq1_0(blocks: Stored, out: Stored) -> None:
+    unscaled = blocks.copy()
+    unscaled["d"] = 1
+    digits = quant.TYPES["TQ1_0"].expand(unscaled.reshape(-1)).astype(np.int8)
+    _ternary(blocks, _lanes(digits.reshape(*blocks.shape, 8, 32) + np.int8(8)), out)
 
-    return write
+
+def _tq2_0(blocks: Stored, out: Stored) -> None:
+    codes = _split(_lanes(blocks["qs"]).reshape(*blocks.shape, 2, 8), 2)
+    _ternary(blocks, codes.reshape(*blocks.shape, 8, 8) + np.uint32(7 * 0x01010101), out)
+
+
+def _ternary(blocks: Stored, codes: Lanes, out: Stored) -> None:
+    """As Q4_0: its codes are 7, 8 and 9 for -1, 0 and 1."""
+    out["q"] = _rows_last(_nibbles(codes))
+    out["d"] = _rows_last(blocks["d"])[..., None, :]
 
 
 def signs(d: np.float32) -> Write:
@@ -219,6 +230,6 @@ WRITERS: dict[str, Write] = {
     "Q6_K": _q6_k,
     "IQ4_NL": _iq4_nl,
     "IQ4_XS": _iq4_xs,
-    "TQ1_0": _ternary("TQ1_0"),
-    "TQ2_0": _ternary("TQ2_0"),
+    "TQ1_0": _tq1_0,
+    "TQ2_0": _tq2_0,
 }

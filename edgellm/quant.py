@@ -206,14 +206,14 @@ def _q6_k(blocks: Blocks) -> Floats:
     return values
 
 
-# The 16 levels of IQ4, denser around zero.
-_IQ4 = np.array(
+IQ4 = np.array(
     [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], dtype=np.float32
 )
+"""The 16 levels of IQ4, denser around zero."""
 
 
 def _iq4_nl(blocks: Blocks) -> Floats:
-    values = _IQ4[_split(blocks["qs"], 4).reshape(-1, 32)]
+    values = IQ4[_split(blocks["qs"], 4).reshape(-1, 32)]
     values *= _scale(blocks)
     return values
 
@@ -223,7 +223,7 @@ def _iq4_xs(blocks: Blocks) -> Floats:
     low = _split(blocks["scales_l"][..., None], 4).reshape(-1, 8)
     high = blocks["scales_h"][:, None] >> np.arange(0, 16, 2, dtype=np.uint16) & 3
     scales = (low | high << 4).astype(np.float32) - 32
-    values = _IQ4[_split(blocks["qs"].reshape(-1, 8, 16), 4).reshape(-1, 8, 32)]
+    values = IQ4[_split(blocks["qs"].reshape(-1, 8, 16), 4).reshape(-1, 8, 32)]
     values *= (_scale(blocks) * scales)[..., None]
     return values
 
