@@ -113,5 +113,6 @@ def _check_disk(path: Path, need: int) -> None:
     if need > free:
         raise FitError(
             f"{path}: the bundle takes about {memory.size(need)}, the disk has {memory.size(free)} "
-            "left; free some (edgellm build --clear-cache), or choose another place (-o, XDG_CACHE_HOME)"
+            "left; free some (edgellm build --clear-cache), or choose another place with -o, or "
+            "XDG_CACHE_HOME"
         )

@@ -28,8 +28,8 @@ class CPUBackend:
         kernels = f"kernels for {fitting[0]}" if fitting else "no kernels for this processor"
         return f"{processors.machine()}, {usable()} cores, {kernels}"
 
-    def target(self, name: str | None = None) -> processors.Processor:
-        return processors.find(name or "native")
+    def target(self, name: str | None = None, board: str | None = None) -> processors.Processor:
+        return processors.of_board(board) if board else processors.find(name or "native")
 
     def lacks(self, target: Target) -> str | None:
         missing = processors.missing(target)
