@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from kernel_library import aligned, build, call, compile_object, targets
 from numpy.typing import NDArray
@@ -92,7 +92,7 @@ class Past:
         seed: int = 0,
     ) -> Array:
         """What the kernels make of queries (T, H, C)."""
-        layer, out, scratch = self.layer, np.full_like(queries, np.nan), aligned(1 << 20)
+        layer, out, scratch = self.layer, np.full_like(queries, np.nan), aligned(1 << 24)
         for kernel in ("attend", "attend_merge"):
             call(
                 build(self.target, "attend"),
@@ -173,7 +173,7 @@ def check(past: Past, queries: Array, positions: Sequence[int], slots: Sequence[
 
 @on_each_target
 @pytest.mark.parametrize("int8", [False, True])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25, deadline=None, phases=[Phase.explicit, Phase.generate])
 @given(data=st.data())
 def test_attention_is_as_defined_for_any_shape(
     target: str, int8: bool, data: st.DataObject
