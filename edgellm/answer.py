@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from edgellm.channel import Done, Text
-from edgellm.errors import BackendError, EdgeError
+from edgellm.channel import Done, Priority, Text
+from edgellm.errors import BackendError, EdgeError, ExpiredError
 from edgellm.generation import Generation, Piece
 from edgellm.sampling import Sampling
-from edgellm.session import Session, Slot
+from edgellm.session import Session
 
 log = logging.getLogger(__name__)
 
@@ -24,29 +24,42 @@ class Request:
     """The prompt, from the beginning of the conversation."""
     sampling: Sampling = field(default_factory=Sampling)
     max_tokens: int = -1
-    """Negative: until the context is full."""
+    """Negative: no limit."""
     stop: tuple[str, ...] = ()
     echo: str = ""
     """Text that the answer begins with."""
     reply: bool = False
     """Whether the answer is a text of its own, not the rest of the prompt's."""
+    keep: int | None = None
+    """Where the context is full, None ends the answer; a number lets it roll: so many of the first
+    tokens and the newest half of the others stay."""
+    priority: Priority = Priority.PERSON
+    deadline_s: float | None = None
+    """Seconds from its submission until it ends, wherever it has come to."""
 
 
 class Answer:
     """One answer under way; see the contract `edgellm.channel.Answer`."""
 
-    def __init__(self, session: Session, generation: Generation) -> None:
+    def __init__(
+        self,
+        session: Session,
+        generation: Generation,
+        on_stop: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`on_stop` is called when the answer has ended before the model did."""
         self.session = session
         self.generation = generation
-        self.slot: Slot | None = None
-        """None while it waits."""
-        self.admitted = 0.0
+        self.begun: float | None = None
+        """When the model began with it, by the monotonic clock."""
         self.text = ""
         """All text so far; once it was stopped, only what the asker has been given."""
         self.error: EdgeError | None = None
         self.ended = False
         self._events: asyncio.Queue[Text | Done | EdgeError] = asyncio.Queue()
         self._given = 0  # characters
+        self._on_stop = on_stop
+        self._deadline: asyncio.TimerHandle | None = None
 
     async def __aiter__(self) -> AsyncIterator[Text | Done]:
         while not (self.ended and self._events.empty()):
@@ -70,8 +83,24 @@ class Answer:
         self.text = self.text[: self._given]
         if end is not None:
             self._end(end)
+            self._on_stop()
+
+    def expire_in(self, seconds: float) -> None:
+        """Set the deadline."""
+        self._deadline = asyncio.get_running_loop().call_later(seconds, self._expire, seconds)
+
+    def _expire(self, seconds: float) -> None:
+        if self.begun is not None:
+            self._end(self.generation.done("deadline"))
+            self._on_stop()
+        else:
+            late = f"the deadline passed: no answer could begin within {seconds:g} s"
+            self.fail(ExpiredError(f"{late}; ask again or allow more time"))
 
     def deliver(self, piece: Piece) -> None:
+        """Pass a piece on to the asker, unless the answer has ended."""
+        if self.ended:
+            return
         if piece.text:
             self.text += piece.text
             self._events.put_nowait(Text(piece.text))
@@ -93,4 +122,6 @@ class Answer:
 
     def _end(self, event: Done | EdgeError) -> None:
         self.ended = True
+        if self._deadline is not None:
+            self._deadline.cancel()
         self._events.put_nowait(event)

@@ -5,10 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Protocol
 from urllib.parse import parse_qsl
 
 from edgellm.errors import UsageError
+
+
+class Priority(IntEnum):
+    """Who goes first where all can't go at once."""
+
+    DEVICE = 0
+    PERSON = 1
+    BATCH = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +32,7 @@ class Done:
     """The end of an answer, with its statistics."""
 
     reason: str
-    """"stop" (the model ended), "length" (max tokens or context), "cancel"."""
+    """"stop" (the model ended), "length" (max tokens or context), "cancel", "deadline"."""
     tokens: int
     prompt_tokens: int
     cached_tokens: int
@@ -52,11 +61,19 @@ class Service(Protocol):
     def continues(self) -> bool:
         """Whether the model goes on with raw text; then no words at all are a question, too."""
 
-    def ask(self, session: str, text: str) -> Answer:
+    def ask(
+        self,
+        session: str,
+        text: str,
+        priority: Priority = Priority.PERSON,
+        deadline_s: float | None = None,
+    ) -> Answer:
         """Put a user's turn to the conversation named `session`.
 
-        Raises BusyError if the queue is full or the session is still answering, ContextError or
-        TemplateError for a turn that can't become a prompt, BackendError during the shutdown.
+        After `deadline_s` seconds the answer ends as far as it has come, or fails with ExpiredError
+        if it hasn't begun. Raises BusyError if the queue is full or the session is still answering,
+        ContextError or TemplateError for a turn that can't become a prompt, BackendError during the
+        shutdown.
         """
 
     def forget(self, session: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ class Piece:
 class Generation:
     """One answer: draws tokens from logits, turns them into text, knows when to end.
 
-    `draw` may run in another thread than the rest; nothing else touches the sampler.
+    `draw` and `accept` may run in another thread than the rest, which only reads.
     """
 
     def __init__(
@@ -48,22 +49,35 @@ class Generation:
         stop: Sequence[str] = (),
         echo: str = "",
         reply: bool = False,
+        keep: int | None = None,
     ) -> None:
-        """`tokens` is the prompt. A negative `max_tokens` goes on until the context is full; `echo`
-        is text that the answer begins with. A `reply` is a text of its own: the space that some
-        vocabularies put before every text is dropped, as it is after a prompt of nothing but bos.
+        """`tokens` is the prompt. A negative `max_tokens` sets no limit; `echo` is text that the
+        answer begins with. A `reply` is a text of its own: the space that some vocabularies put
+        before every text is dropped, as it is after a prompt of nothing but bos.
+
+        Where the context is full, the answer ends, or with `keep` it rolls: that many of the first
+        tokens, at most half of the context, and the newest half of the others stay.
 
         Raises ContextError if the prompt is longer than the context, UsageError if it is empty or
         holds ids that the model doesn't have.
         """
         check_prompt(executor, tokens)
         self.tokens = list(tokens)
-        """The prompt and what was generated so far."""
+        """The prompt and what was generated so far, without what had to make room."""
         self.prompt_tokens = len(tokens)
         self.cached_tokens = 0
-        # The last token needn't fit: it is drawn, but not fed.
-        room = executor.context + 1 - len(tokens)
-        self.limit = len(tokens) + (room if max_tokens < 0 else min(max_tokens, room))
+        self.drawn = 0
+        """How many tokens were generated."""
+        self.rolls = 0
+        """How often the context rolled; each time all tokens from `keep` on changed places."""
+        self._context = executor.context
+        self._rolling = keep is not None
+        self.keep = min(keep or 0, executor.context // 2)
+        self.limit: float = max_tokens if max_tokens >= 0 else math.inf
+        """The most tokens to generate."""
+        if not self._rolling:
+            # The last token needn't fit: it is drawn, but not fed.
+            self.limit = min(self.limit, executor.context + 1 - len(tokens))
         self._sampler = Sampler(sampling, tokenizer)
         self._text = TextStream(tokenizer, stop)
         self._echo = echo
@@ -81,12 +95,14 @@ class Generation:
         if self._first is None:
             self._first = time.perf_counter()
         self.tokens.append(token)
+        self.drawn += 1
         text = self._text.push(token)
-        full = len(self.tokens) >= self.limit
         done = None
-        if self._text.stopped or full:
+        if self._text.stopped or self.drawn >= self.limit:
             text += self._text.flush()
             done = self.done("stop" if self._text.stopped else "length")
+        elif len(self.tokens) > self._context:
+            self._roll()
         if text and self._space:
             text, self._space = text.removeprefix(self._space), ""
         text, self._echo = self._echo + text, ""
@@ -97,12 +113,17 @@ class Generation:
         now = time.perf_counter()
         return Done(
             reason=reason,
-            tokens=len(self.tokens) - self.prompt_tokens,
+            tokens=self.drawn,
             prompt_tokens=self.prompt_tokens,
             cached_tokens=self.cached_tokens,
             first_token_s=(self._first or now) - self._started,
             seconds=now - self._started,
         )
+
+    def _roll(self) -> None:
+        """Give the older half of what needn't be kept up."""
+        del self.tokens[self.keep : (self.keep + len(self.tokens) + 1) // 2]
+        self.rolls += 1
 
 
 def check_prompt(executor: Executor, tokens: Sequence[int]) -> None:
@@ -133,15 +154,20 @@ class SingleSlot:
 
     def __init__(self, executor: Executor) -> None:
         self.executor = executor
-        self._last: Generation | None = None
+        self._last: tuple[Generation, int] | None = None
 
     def logits(self, generation: Generation) -> NDArray[np.float32]:
-        """Logits (vocab,) after an answer's last token, of which only that may be new."""
-        tokens = generation.tokens
-        if self._last is generation:
-            (row,) = self.executor.step(tokens[-1:], [0], [len(tokens) - 1])
-            return np.asarray(row)
-        self._last = generation
+        """Logits (vocab,) after an answer's last token, of which only that may be new.
+
+        The next call may overwrite them.
+        """
+        tokens, now = generation.tokens, (generation, generation.rolls)
+        if self._last == now:
+            row: NDArray[np.float32] = self.executor.run(tokens[-1:], [0], [len(tokens) - 1], [0])[
+                0
+            ]
+            return row
+        self._last = now
         return self.executor.prefill(tokens, 0, 0)
 
     def move(self, executor: Executor) -> None:
@@ -163,17 +189,20 @@ def generate(
     max_tokens: int = -1,
     stop: Sequence[str] = (),
     echo: str = "",
+    keep: int | None = None,
 ) -> Iterator[Piece]:
     """Run one answer; the last piece has `done`.
 
     The arguments are Generation's, and so are the errors, raised before the first piece.
     """
-    generation = Generation(slot.executor, tokenizer, tokens, sampling, max_tokens, stop, echo)
+    generation = Generation(
+        slot.executor, tokenizer, tokens, sampling, max_tokens, stop, echo, keep=keep
+    )
     return _pieces(slot, generation)
 
 
 def _pieces(slot: SingleSlot, generation: Generation) -> Iterator[Piece]:
-    if generation.limit == generation.prompt_tokens:
+    if not generation.limit:
         yield Piece(None, "", generation.done("length"))
         return
     while True:

@@ -2,22 +2,26 @@
 
 Strategy:
 
-- One asyncio task owns the executor and runs it in one worker thread. Everything that describes the
-  work (queue, slots, answers) changes only in the event loop's thread; the worker sees parts, small
-  plans of what to feed, and returns them with the tokens that were drawn. So there are no locks.
-- The work is a sequence of turns: admit, pick, step, sample, deliver (`_turn`). A turn feeds at
-  most one chunk of one waiting prompt, and then one token to every answer that is past its prompt,
-  all in one step. A long prompt thus delays the others by one chunk a token, and prompts take
-  their chunks in rotation.
+- One asyncio task owns the executor and runs it in one worker thread. A turn is: admit, share,
+  pick, work. Queue, slots and jobs change only in the event loop's thread, and only between the
+  worker's calls; during one, the worker alone touches the generations and slots in it
+  (`edgellm.batch`). So there are no locks.
+- All that is fed in a step goes in one call of the executor: the newest token of every answer that
+  is past its prompt, and a piece of the prompts. While somebody decodes that piece is small, as
+  `edgellm.pace` measures; so a long prompt stalls nobody. Prompts take turns.
+- The worker goes on by itself while nothing changes but that every answer gets one token longer,
+  and tells the event loop after each. It is interrupted by whatever might change a turn's plan.
 - An answer is decoding when exactly one of its tokens isn't in its slot yet; there is no other
-  state. Reusing a prefix, recomputing after an eviction and going on with an answer are all the
-  same: feed what the slot lacks.
+  state. Reusing a prefix, recomputing after an eviction or when the context rolls, and going on
+  with an answer are all the same: feed what the slot lacks.
 - What a slot holds outlives its session, so that prompts that begin alike (the same system message)
-  are computed once: a newcomer gets the slot that fits best, or a copy of another's beginning.
+  are computed once: a newcomer gets the slot that fits best, or a copy of another's beginning, and
+  waits for one that is still being computed.
+- Lower classes wait for higher ones: in the queue, for rows of a step, and they give up their slot
+  to them. Who has waited for too many others counts one class higher (`edgellm.job`).
 - An answer that ends, whatever the reason, leaves the running list at the beginning of the next
-  turn. `stop` therefore takes effect at once for the asker, who gets no more of the text that waits
-  for delivery either, and within one step for the executor.
-- Who goes first is decided in one place, the order of the waiting answers: as they came.
+  turn. `stop` and deadlines take effect at once for the asker, and within one step for the
+  executor, whose call is cancelled where nobody else is in it.
 - A step that fails is repeated answer by answer, so that only those fail that must; their slots
   count as empty afterwards.
 """
@@ -27,19 +31,17 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from edgellm.answer import Answer, Request
-from edgellm.channel import Done
+from edgellm.batch import Batch, News, Part
+from edgellm.channel import Priority
 from edgellm.errors import BackendError, BusyError
 from edgellm.generation import Generation, Piece
+from edgellm.job import Job
+from edgellm.pace import Pace
 from edgellm.session import Session, Slot, common_prefix
 
 if TYPE_CHECKING:
@@ -47,35 +49,32 @@ if TYPE_CHECKING:
     from edgellm.tokenizer import Tokenizer
 
 SMOOTHING = 0.3
-"""Weight of the newest answer in the running means that the retry time is estimated from."""
+"""Weight of the newest answer in the running mean that the retry time is estimated from."""
+WORTHWHILE = 8
+"""Tokens that another must hold for us to copy them, or be computing for us to wait for them."""
+STEPS = 16
+"""Steps that the worker does by itself while others wait in the queue."""
 T = TypeVar("T")
-
-
-@dataclass(slots=True)
-class _Part:
-    """One answer's share of a turn: what it feeds, and what came of it."""
-
-    answer: Answer
-    slot: Slot
-    tokens: list[int]
-    drawn: int | None = None
-    error: Exception | None = None
 
 
 class Scheduler:
     """Owns an executor. Everything but the executor's work happens in the event loop's thread."""
 
     def __init__(self, executor: Executor, tokenizer: Tokenizer, queue: int = 8) -> None:
-        """At most `queue` requests wait for a slot; a further one is told when to come again."""
+        """At most `queue` requests wait for a slot, not counting those of lower classes; a further
+        one is told when to come again."""
         self._executor = executor
         self._tokenizer = tokenizer
         self._queue = queue
         self._slots = [Slot(index) for index in range(executor.slots)]
-        self._waiting: deque[Answer] = deque()
-        self._running: list[Answer] = []
+        self._waiting: list[Job] = []
+        self._running: list[Job] = []
         self._counter = itertools.count(1)
+        self._pace = Pace(executor.chunk, executor.max_rows)
+        self._batch = Batch(executor, self._pace)
+        self._stepping: list[Part] = []
+        self._interrupted = False
         self._answer_s = 1.0
-        self._token_s = 0.0
         self._wake = asyncio.Event()
         self._closing = False
         self._task: asyncio.Task[None] | None = None
@@ -99,7 +98,7 @@ class Scheduler:
         Raises what `check_room` does, and what Generation does for a prompt or options that can't
         be used.
         """
-        self.check_room(session)
+        self.check_room(session, request.priority)
         generation = Generation(
             self._executor,
             self._tokenizer,
@@ -109,22 +108,27 @@ class Scheduler:
             request.stop,
             request.echo,
             request.reply,
+            request.keep,
         )
-        answer = session.answer = Answer(session, generation)
-        if generation.limit == generation.prompt_tokens:
+        answer = session.answer = Answer(session, generation, self._stopped)
+        if not generation.limit:
             answer.deliver(Piece(None, request.echo, generation.done("length")))
-        else:
-            self._waiting.append(answer)
-            self._wake.set()
+            return answer
+        if request.deadline_s is not None:
+            answer.expire_in(request.deadline_s)
+        number = next(self._counter)
+        self._waiting.append(Job(answer, session, generation, request.priority, number))
+        self._interrupt()
         return answer
 
-    def check_room(self, session: Session) -> None:
+    def check_room(self, session: Session, priority: Priority = Priority.PERSON) -> None:
         """Raise BusyError if the queue is full or the session is still answering, BackendError if
         the service is shutting down."""
         if self._closing:
             raise BackendError("the service is shutting down")
-        self._waiting = deque(answer for answer in self._waiting if not answer.ended)
-        place = max(0, len(self._waiting) - len(self._idle_slots()))
+        self._waiting = [job for job in self._waiting if not job.answer.ended]
+        ahead = sum(job.priority <= priority for job in self._waiting)
+        place = max(0, ahead - len(self._idle_slots()))
         if session.answering or place >= self._queue:
             raise BusyError(place, self._retry_ms())
 
@@ -137,22 +141,25 @@ class Scheduler:
             session.slot = None
 
     def status(self) -> dict[str, object]:
+        waiting = [job.priority for job in self._waiting if not job.answer.ended]
         return {
-            "answering": sum(not answer.ended for answer in self._running),
-            "waiting": sum(not answer.ended for answer in self._waiting),
+            "answering": sum(not job.answer.ended for job in self._running),
+            "waiting": len(waiting),
+            **{f"waiting_{one.name.lower()}": waiting.count(one) for one in Priority},
             "queue": self._queue,
             "slots": len(self._slots),
             "context": self.context,
-            "tokens_per_second": round(1 / self._token_s, 1) if self._token_s else 0.0,
+            "batch": self._batch.answers,
+            "tokens_per_second": round(self._batch.tokens_per_second, 1),
         }
 
     async def close(self) -> None:
         """End all answers, wait for the step under way, then close the executor."""
         first, self._closing = not self._closing, True
-        for answer in (*self._waiting, *self._running):
-            if not answer.ended:  # one that is complete may still be delivered
-                answer.stop()
-        self._wake.set()
+        for job in (*self._waiting, *self._running):
+            if not job.answer.ended:  # one that is complete may still be delivered
+                job.answer.stop()
+        self._interrupt()
         try:
             if self._task is not None:
                 await self._task
@@ -161,6 +168,16 @@ class Scheduler:
                 closed = self._worker.submit(self._executor.close)
                 self._worker.shutdown()
                 closed.result()
+
+    def _interrupt(self) -> None:
+        """Something is new: plan again after the step under way."""
+        self._interrupted = True
+        self._wake.set()
+
+    def _stopped(self) -> None:
+        self._interrupt()
+        if self._stepping and all(part.answer.ended for part in self._stepping):
+            self._executor.cancel()
 
     # The task
 
@@ -173,156 +190,189 @@ class Scheduler:
             try:
                 await self._turn()
             except Exception as error:  # whatever went wrong in a turn, the service goes on
-                for answer in (*self._waiting, *self._running):
-                    answer.fail(error)
+                for job in (*self._waiting, *self._running):
+                    job.answer.fail(error)
 
     async def _turn(self) -> None:
-        """Admit, pick, step, sample, deliver."""
-        self._running = [answer for answer in self._running if not answer.ended]
-        while self._waiting and (idle := self._idle_slots()):
-            answer = self._waiting.popleft()
-            if not answer.ended:
-                await self._admit(answer, idle)
+        """Admit, share, pick, work."""
+        self._interrupted = False
+        self._running = [job for job in self._running if not job.answer.ended]
+        self._waiting = [job for job in self._waiting if not job.answer.ended]
+        while job := self._next():
+            await self._admit(job)
+        for job in self._running:
+            if job.leader is not None and not self._leads(job.leader, job.shared):
+                job.leader = None
+                await self._share(job)
+        if parts := self._pick():
+            await self._work(parts)
 
-        prompt, decoding = self._pick()
-        await self._in_worker(self._compute, prompt, decoding)
-
-        for part in (*prompt, *decoding):
-            self._deliver(part)
+    async def _in_worker(self, function: Callable[..., T], *arguments: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._worker, function, *arguments)
 
     # Admit
 
     def _idle_slots(self) -> list[Slot]:
-        taken = {answer.slot for answer in self._running}
+        taken = {job.slot for job in self._running if not job.answer.ended}
         return [slot for slot in self._slots if slot not in taken]
 
-    async def _admit(self, answer: Answer, idle: list[Slot]) -> None:
-        """Give the answer a slot that holds as much of its prompt as possible."""
-        session, generation = answer.session, answer.generation
-        # The prompt's last token is always fed: what follows it is drawn from its logits.
-        prompt = generation.tokens[:-1]
+    def _next(self) -> Job | None:
+        """Take the job out of the queue that is to begin now, if there is one. Where no slot is
+        idle, one of a lower class goes back into the queue for it."""
+        if not self._waiting:
+            return None
+        if self._idle_slots():
+            job = min(self._waiting, key=lambda job: (job.rank, job.number))
+        else:
+            job = min(self._waiting, key=lambda job: (job.priority, job.number))
+            # Where chunks matter, what was computed token by token couldn't be computed again.
+            yielding = [one for one in self._running if one.yields_to(job)]
+            if not yielding or self._executor.chunk > 1:
+                return None
+            victim = max(yielding, key=lambda one: (one.priority, one.number))
+            victim.evict()
+            self._running.remove(victim)
+            self._waiting.append(victim)
+        self._waiting.remove(job)
+        for other in self._waiting:
+            other.passed += other.number < job.number
+        return job
+
+    async def _admit(self, job: Job) -> None:
+        """Give the job a slot that holds as much of its prompt as possible."""
+        session, prompt = job.session, fixed(job)
         at_home = session.slot is not None
-        slot = session.slot or self._choose(idle, prompt)
+        slot = session.slot or self._choose(prompt)
         if slot.owner is not None:
             slot.owner.slot = None
-        slot.owner, session.slot, answer.slot = session, slot, slot
+        slot.owner, session.slot = session, slot
         slot.used = next(self._counter)
-        answer.admitted = time.monotonic()
-        self._running.append(answer)
-
         held = common_prefix(slot.tokens, prompt)
-        if not at_home:
-            held = self._whole_chunks(held)
-        del slot.tokens[held:]
-        best = max(self._slots, key=lambda other: common_prefix(other.tokens, prompt))
-        shared = self._whole_chunks(common_prefix(best.tokens, prompt))
-        if shared > held:
-            try:
-                await self._in_worker(self._executor.copy, best.index, slot.index, shared)
-            except Exception as error:
-                slot.tokens.clear()
-                answer.fail(error)
-                return
-            slot.tokens[:] = prompt[:shared]
-        generation.cached_tokens = len(slot.tokens)
+        del slot.tokens[held if at_home else self._cut(held) :]
 
-    def _whole_chunks(self, length: int) -> int:
-        """Of what others computed only whole chunks are reused: so a prompt is cut at the same
-        places as when it's alone, which decides how its logits are rounded."""
-        return length - length % self._executor.chunk
+        job.leader, job.shared = self._leader(job, prompt)
+        job.admit(slot)
+        self._running.append(job)
+        if job.leader is None:
+            await self._share(job)
 
-    @staticmethod
-    def _choose(idle: list[Slot], prompt: list[int]) -> Slot:
+    def _choose(self, prompt: list[int]) -> Slot:
         """The slot nobody owns that holds most of the prompt, else the least recently used one."""
+        idle = self._idle_slots()
         free = [slot for slot in idle if slot.owner is None]
         if free:
             return max(free, key=lambda slot: (common_prefix(slot.tokens, prompt), -slot.used))
         return min(idle, key=lambda slot: slot.used)
 
-    # Pick
+    def _cut(self, length: int) -> int:
+        """Of what others computed only whole chunks are reused: so a prompt is cut at the same
+        places as when it's alone, which may decide how its logits are rounded."""
+        return length - length % self._executor.chunk
 
-    def _pick(self) -> tuple[list[_Part], list[_Part]]:
-        """One chunk of one prompt (or none), and the next token of every answer past its prompt."""
-        prompt: list[_Part] = []
-        decoding: list[_Part] = []
-        for answer in self._running:
-            slot = answer.slot
-            if slot is None or answer.ended:
-                continue
-            missing = answer.generation.tokens[len(slot.tokens) :]
-            if len(missing) == 1:
-                decoding.append(_Part(answer, slot, missing))
-            elif not prompt:
-                prompt.append(_Part(answer, slot, missing[: self._executor.chunk]))
-        for part in prompt:  # to the end of the rotation
-            self._running.remove(part.answer)
-            self._running.append(part.answer)
-        return prompt, decoding
+    # Share
 
-    # Step and sample, in the worker thread
+    def _leader(self, job: Job, prompt: list[int]) -> tuple[Job | None, int]:
+        """Who is computing a beginning of the prompt that is worth waiting for, and its length."""
+        leader, longest = None, WORTHWHILE - 1
+        longest += max(common_prefix(slot.tokens, prompt) for slot in self._slots)
+        for other in self._running:
+            shared = self._cut(common_prefix(other.generation.tokens, prompt))
+            if shared > longest and other.priority <= job.priority and self._leads(other, shared):
+                leader, longest = other, shared
+        return leader, longest
 
-    async def _in_worker(self, function: Callable[..., T], *arguments: object) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._worker, function, *arguments)
-
-    def _compute(self, prompt: list[_Part], decoding: list[_Part]) -> None:
-        for parts in (prompt, decoding):
-            if parts:
-                self._feed(parts)
-
-    def _feed(self, parts: list[_Part]) -> None:
-        try:
-            rows = self._logits(parts)
-        except Exception as error:
-            if len(parts) == 1:
-                parts[0].error = error
-            else:
-                for part in parts:  # each alone, to the same positions as before
-                    self._feed([part])
-            return
-        for part, logits in zip(parts, rows, strict=True):
-            generation = part.answer.generation
-            if len(part.slot.tokens) + len(part.tokens) == len(generation.tokens):
-                try:
-                    part.drawn = generation.draw(logits)
-                except Exception as error:
-                    part.error = error
-
-    def _logits(self, parts: list[_Part]) -> NDArray[np.float32]:
-        """After each part's last token, (len(parts), vocab)."""
-        if len(parts[0].tokens) > 1:
-            (part,) = parts
-            return self._executor.prefill(part.tokens, part.slot.index, len(part.slot.tokens))[None]
-        return self._executor.step(
-            [part.tokens[0] for part in parts],
-            [part.slot.index for part in parts],
-            [len(part.slot.tokens) for part in parts],
+    def _leads(self, leader: Job, shared: int) -> bool:
+        """Whether somebody is still computing the first `shared` tokens of a prompt."""
+        return (
+            leader in self._running
+            and not leader.answer.ended
+            and not leader.generation.drawn
+            and leader.slot is not None
+            and len(leader.slot.tokens) < shared
         )
 
-    # Deliver
-
-    def _deliver(self, part: _Part) -> None:
-        answer, slot = part.answer, part.slot
-        if part.error is not None:
+    async def _share(self, job: Job) -> None:
+        """Copy what another slot holds of the job's tokens and its own doesn't."""
+        prompt, slot = fixed(job), job.slot
+        if slot is None:
+            return
+        best = max(self._slots, key=lambda other: common_prefix(other.tokens, prompt))
+        shared = self._cut(common_prefix(best.tokens, prompt))
+        if shared >= len(slot.tokens) + WORTHWHILE:
             slot.tokens.clear()
-            answer.fail(part.error)
-            return
-        slot.tokens.extend(part.tokens)
-        if part.drawn is None or answer.ended:
-            return
-        try:
-            piece = answer.generation.accept(part.drawn)
-        except Exception as error:
-            answer.fail(error)
-            return
-        answer.deliver(piece)
-        if piece.done is not None:
-            self._measure(answer, piece.done)
+            try:
+                await self._in_worker(self._executor.copy, best.index, slot.index, shared)
+            except Exception as error:
+                job.answer.fail(error)
+                return
+            slot.tokens += prompt[:shared]
+        if not job.generation.drawn:
+            job.generation.cached_tokens = len(slot.tokens)
 
-    def _measure(self, answer: Answer, done: Done) -> None:
-        self._answer_s += SMOOTHING * (time.monotonic() - answer.admitted - self._answer_s)
-        token_s = (done.seconds - done.first_token_s) / max(1, done.tokens - 1)
-        self._token_s += (SMOOTHING if self._token_s else 1.0) * (token_s - self._token_s)
+    # Pick
+
+    def _pick(self) -> list[Part]:
+        """The newest token of every answer past its prompt, and as much of prompts as may go."""
+        ready = [job for job in self._running if not job.answer.ended and job.leader is None]
+        decoding = [job for job in ready if job.missing == 1]
+        prompts = [job for job in ready if job.missing > 1]
+        prompts.sort(key=lambda job: (job.rank, job.served, job.number))
+        pace = self._pace.beside if decoding else self._pace.alone
+        room = min(pace.rows, self._executor.max_rows - len(decoding))
+        parts = [part(job, 1) for job in decoding]
+        turn = next(self._counter)
+        for job in prompts:
+            count = job.missing if job.missing <= room else self._cut(room)
+            if count:
+                parts.append(part(job, count))
+                room -= count
+                job.served, job.passed = turn, 0
+            else:
+                job.passed += 1
+        return parts
+
+    # Work
+
+    async def _work(self, parts: list[Part]) -> None:
+        loop = asyncio.get_running_loop()
+        steps = 1 if len(parts) < len(self._running) else STEPS if self._waiting else -1
+        self._stepping = parts
+        try:
+            await self._in_worker(
+                self._batch.work,
+                parts,
+                steps,
+                lambda: self._interrupted,
+                lambda news: loop.call_soon_threadsafe(self._deliver, news),
+            )
+        finally:
+            self._stepping = []
+            self._interrupted = True  # of use where this task was cancelled, not the worker
+
+    def _deliver(self, news: News) -> None:
+        for answer, new in news:
+            if isinstance(new, Exception):
+                answer.fail(new)
+                continue
+            answer.deliver(new)
+            if new.done is not None and answer.begun is not None:
+                seconds = time.monotonic() - answer.begun
+                self._answer_s += SMOOTHING * (seconds - self._answer_s)
 
     def _retry_ms(self) -> int:
         """When the next slot will probably become free, between 0.1 s and a minute."""
         return int(1000 * min(60.0, max(0.1, self._answer_s / len(self._slots))))
+
+
+def fixed(job: Job) -> list[int]:
+    """Those of the job's tokens that may come from elsewhere than its own steps: the last one is
+    always fed, for what follows is drawn from its logits."""
+    return job.generation.tokens[:-1]
+
+
+def part(job: Job, count: int) -> Part:
+    """The next `count` tokens that the job's slot lacks."""
+    assert job.slot is not None
+    begin = len(job.slot.tokens)
+    tokens = job.generation.tokens[begin : begin + count]
+    return Part(job.answer, job.generation, job.slot, tokens, decodes=job.missing == 1)

@@ -54,7 +54,7 @@ def test_statistics_ride_on_the_last_piece() -> None:
 def test_each_token_is_fed_once() -> None:
     executor = ToyExecutor()
     list(run(executor))
-    assert executor.record == [("prefill", (0,), 6)] + [("step", (0,), 1)] * 9
+    assert executor.record == [("prefill", (0,), (6,))] + [("run", (0,), (1,))] * 9
 
 
 def test_an_end_token_ends_the_answer_and_is_its_last_piece() -> None:
@@ -145,3 +145,23 @@ def test_the_space_before_every_text_is_dropped_where_a_text_begins(
 
     pieces = generate(SingleSlot(Spaces()), tokenizer, prompt, GREEDY, 4)
     assert "".join(piece.text for piece in pieces) == first + " x"
+
+
+def rolled(tokens: list[int], keep: int, context: int) -> list[int]:
+    if len(tokens) <= context:
+        return tokens
+    rest = tokens[keep:]
+    return tokens[:keep] + rest[len(rest) - len(rest) // 2 :]
+
+
+@pytest.mark.parametrize(("context", "keep"), [(16, 0), (16, 3), (17, 8), (9, 100), (6, 1)])
+def test_a_full_context_rolls_if_told_to(context: int, keep: int) -> None:
+    executor = ToyExecutor(context=context)
+    tokens, drawn = list(PROMPT), []
+    for _ in range(60):
+        drawn.append(int(executor.prefill(tokens, 0, 0).argmax()))
+        tokens = rolled([*tokens, drawn[-1]], min(keep, context // 2), context)
+    pieces = list(run(ToyExecutor(context=context), max_tokens=60, keep=keep))
+    assert [piece.token for piece in pieces] == drawn
+    assert pieces[-1].done is not None
+    assert (pieces[-1].done.reason, pieces[-1].done.tokens) == ("length", 60)

@@ -255,14 +255,14 @@ def test_a_user_cannot_write_control_tokens(parts: list[str]) -> None:
     prompts: list[Sequence[int]] = []
 
     class Watched(ToyExecutor):
-        def prefill(self, tokens: Sequence[int], *rest: Any, **more: Any) -> Any:
+        def run(self, tokens: Sequence[int], *rest: Any) -> Any:
             prompts.append(tokens)
-            return super().prefill(tokens, *rest, **more)
+            return super().run(tokens, *rest)
 
     async def test(service: Conversations) -> None:
         await collect(service.ask("a", "".join(parts)))
 
-    serve(test, Watched(context=256, chunk=256), max_tokens=1)
+    serve(test, Watched(context=256, rows=256), max_tokens=1)
     assert [token for token in prompts[0] if token >= 256] == [BOS, TURN, EOS, TURN]
 
 

@@ -7,13 +7,16 @@ place, a wrong slot or a wrong position changes every later token; breaking the 
 from __future__ import annotations
 
 import threading
+import time
 import zlib
 from collections.abc import Sequence
+from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgellm.config import Config, Layer
+from edgellm.executor import Cancelled
 
 BOS, EOS, TURN = 256, 257, 258
 VOCAB = 259
@@ -23,67 +26,98 @@ POISON = -1
 class ToyExecutor:
     """`ends` makes EOS likely every so many tokens; `record` lists the calls."""
 
-    def __init__(self, context: int = 96, slots: int = 4, chunk: int = 8, ends: int = 0) -> None:
+    def __init__(
+        self, context: int = 96, slots: int = 4, rows: int = 16, ends: int = 0, chunk: int = 1
+    ) -> None:
         self.config = Config("toy", VOCAB, 1, 1, 1, 1, context, (Layer(),))
-        self.context, self.slots, self.chunk, self.ends = context, slots, chunk, ends
+        self.context, self.slots, self.max_rows = context, slots, rows
+        self.ends, self.chunk = ends, chunk
         self.memory = np.full((slots, context), POISON)
-        self.record: list[tuple[str, tuple[int, ...], int]] = []
+        self.record: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = []
         """Call, slots, tokens fed (copied) to each."""
         self.closed = False
         self.fail_on: set[int] = set()
         """Tokens at which the model raises."""
         self.gate: threading.Event | None = None
-        """While given and not set, calls wait."""
+        """While given and not set, steps wait, and can be cancelled."""
+        self._cancelled = threading.Event()
         self._thread: int | None = None
+
+    def run(
+        self,
+        tokens: Sequence[int],
+        slots: Sequence[int],
+        positions: Sequence[int],
+        wanted: Sequence[int],
+    ) -> NDArray[np.float32]:
+        assert 1 <= len(tokens) == len(slots) == len(positions) <= self.max_rows
+        assert list(wanted) == sorted(set(wanted))
+        groups = [(slot, len(list(group))) for slot, group in groupby(slots)]
+        assert len({slot for slot, _ in groups}) == len(groups), "rows of a slot stand together"
+        for slot, position in zip(slots, positions, strict=True):
+            self.memory[slot, position:] = POISON  # whatever becomes of the call
+        self._cancelled.clear()
+        self._enter("run", [slot for slot, _ in groups], [count for _, count in groups])
+        if self.gate is not None:
+            until = time.monotonic() + 10
+            while not self.gate.wait(0.001):
+                assert time.monotonic() < until
+                if self._cancelled.is_set():
+                    raise Cancelled
+        for row, (token, slot, position) in enumerate(zip(tokens, slots, positions, strict=True)):
+            if row and slots[row - 1] == slot:
+                assert position == positions[row - 1] + 1
+            self._feed(token, slot, position)
+        return self._rows([(slots[row], positions[row]) for row in wanted])
+
+    def cancel(self) -> None:
+        self._cancelled.set()
 
     def step(
         self, tokens: Sequence[int], slots: Sequence[int], positions: Sequence[int]
     ) -> NDArray[np.float32]:
-        self._enter("step", slots, 1)
-        assert len(tokens) == len(slots) == len(positions) >= 1
-        assert len(set(slots)) == len(slots), "slots must be distinct"
-        rows = [self._feed([t], s, p)[-1] for t, s, p in zip(tokens, slots, positions, strict=True)]
-        return np.stack(rows)
+        return self.run(tokens, slots, positions, range(len(tokens)))
 
     def prefill(
         self, tokens: Sequence[int], slot: int, position: int, every: bool = False
     ) -> NDArray[np.float32]:
-        self._enter("prefill", [slot], len(tokens))
-        rows = self._feed(tokens, slot, position)
-        return np.stack(rows) if every else rows[-1]
+        """In one piece, however long."""
+        self._enter("prefill", [slot], [len(tokens)])
+        places = range(position, position + len(tokens))
+        for token, place in zip(tokens, places, strict=True):
+            self._feed(token, slot, place)
+        rows = self._rows([(slot, place) for place in (places if every else places[-1:])])
+        return rows if every else rows[0]
 
     def copy(self, source: int, target: int, length: int) -> None:
-        self._enter("copy", [source, target], length)
+        self._enter("copy", [source, target], [length])
         assert source != target
         assert (self.memory[source, :length] != POISON).all()
         self.memory[target] = POISON
         self.memory[target, :length] = self.memory[source, :length]
 
     def close(self) -> None:
-        self._enter("close", [], 0)
+        self._enter("close", [], [])
         self.closed = True
 
-    def _enter(self, call: str, slots: Sequence[int], count: int) -> None:
-        if self.gate is not None:
-            assert self.gate.wait(10)
+    def _enter(self, call: str, slots: Sequence[int], counts: Sequence[int]) -> None:
         assert not self.closed
         self._thread = self._thread or threading.get_ident()
         assert self._thread == threading.get_ident(), "one thread only"
-        self.record.append((call, tuple(slots), count))
+        self.record.append((call, tuple(slots), tuple(counts)))
 
-    def _feed(self, tokens: Sequence[int], slot: int, position: int) -> list[NDArray[np.float32]]:
-        assert tokens
-        assert position + len(tokens) <= self.context
+    def _feed(self, token: int, slot: int, position: int) -> None:
         held = self.memory[slot]
-        assert (held[:position] != POISON).all(), "positions below must be filled"
+        assert 0 <= position < self.context
+        assert not position or held[position - 1] != POISON, "positions below must be filled"
         held[position:] = POISON  # and those above are forgotten
-        rows = []
-        for place, token in enumerate(tokens, position):
-            if token in self.fail_on:
-                raise RuntimeError("the toy breaks")
-            held[place] = token
-            rows.append(self._logits(held[: place + 1]))
-        return rows
+        if token in self.fail_on:
+            raise RuntimeError("the toy breaks")
+        held[position] = token
+
+    def _rows(self, places: Sequence[tuple[int, int]]) -> NDArray[np.float32]:
+        rows = [self._logits(self.memory[slot, : position + 1]) for slot, position in places]
+        return np.array(rows, np.float32).reshape(len(rows), VOCAB)
 
     def _logits(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
         seed = zlib.crc32(tokens.tobytes())

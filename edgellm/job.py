@@ -1,0 +1,67 @@
+"""Job: an answer in the scheduler's care, with the slot that it has and its place among others."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edgellm.channel import Priority
+from edgellm.session import Session, Slot
+
+if TYPE_CHECKING:
+    from edgellm.answer import Answer
+    from edgellm.generation import Generation
+
+PATIENCE = 4
+"""Who has let others go first so often counts one class higher."""
+TENURE = 32
+"""Who has had to give way once keeps its slot for so many tokens the next time."""
+
+
+@dataclass(eq=False, slots=True)
+class Job:
+    answer: Answer
+    session: Session
+    generation: Generation
+    priority: Priority
+    number: int
+    """By the order of submission."""
+    slot: Slot | None = None
+    """None while it waits in the queue."""
+    passed: int = 0
+    """How often others went first since it was last served: were let in, or had prompts fed."""
+    served: int = 0
+    """The turn in which its prompt was last fed."""
+    leader: Job | None = None
+    """Who is computing a beginning that this one shares, and waits for."""
+    shared: int = 0
+    """The length of that beginning."""
+    evicted: bool = False
+    """Whether it has had to give its slot up before."""
+    tenure: int = 0
+    """It keeps its slot until so many tokens are drawn."""
+
+    @property
+    def rank(self) -> int:
+        """Its class, with patience rewarded; the lowest goes first."""
+        return self.priority - self.passed // PATIENCE
+
+    @property
+    def missing(self) -> int:
+        """How many of its tokens aren't in its slot: one while it decodes."""
+        return len(self.generation.tokens) - (len(self.slot.tokens) if self.slot else 0)
+
+    def admit(self, slot: Slot) -> None:
+        self.slot, self.passed = slot, 0
+        self.answer.begun = self.answer.begun or time.monotonic()
+        self.tenure = self.generation.drawn + TENURE * self.evicted
+
+    def evict(self) -> None:
+        """Back to the queue; what was generated stays, and so does what the slot holds."""
+        self.slot = self.leader = None
+        self.evicted = True
+
+    def yields_to(self, newcomer: Job) -> bool:
+        """Whether the newcomer may have its slot."""
+        return newcomer.priority < self.priority and self.generation.drawn >= self.tenure
