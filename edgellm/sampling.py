@@ -123,7 +123,10 @@ class Sampling:
 
 
 class Filter(Protocol):
-    """One link of the chain: gives tokens up (minus infinity) or reshapes their logits."""
+    """One link of the chain: gives tokens up (minus infinity) or reshapes their logits.
+
+    One that has an attribute `idle`, and it is true, changes nothing and isn't asked.
+    """
 
     def apply(self, logits: NDArray[np.float32], history: Sequence[int]) -> NDArray[np.float32]:
         """New logits (vocab,) given the tokens so far, the prompt's included; may work in place."""
@@ -142,7 +145,10 @@ class Sampler:
             if made is None:
                 known = plugins.offered("sampler")
                 raise UsageError(f"samplers has {name!r}, which no plugin offers; known: {known}")
-            self.filters.append((name, made))
+            if not getattr(made, "idle", False):
+                self.filters.append((name, made))
+        if options.temperature == 0 and self.filters and self.filters[-1][0] == "temperature":
+            self.filters.pop()  # the likeliest token is taken in any case
 
     def sample(self, logits: NDArray[np.float32], history: Sequence[int]) -> int:
         """Draw a token from logits (vocab,), which are left as they are.
@@ -151,8 +157,11 @@ class Sampler:
         or leaves no token to choose; BackendError if the model's own logits aren't numbers.
         """
         size = logits.shape[0]
-        if not np.isfinite(logits.max()):
+        likeliest = int(logits.argmax())  # or the first that is no number
+        if not math.isfinite(logits[likeliest]):
             raise BackendError("the model computed logits that are not numbers")
+        if self.options.temperature == 0 and not self.filters:
+            return likeliest
         current = np.array(logits, np.float32)
         for name, link in self.filters:
             try:

@@ -16,6 +16,7 @@ from edgellm.tokenizer import Tokenizer
 class LogitBias:
     def __init__(self, options: Sampling) -> None:
         self.ids = np.array(sorted(options.logit_bias), np.int64)
+        self.idle = not options.logit_bias
         self.biases = np.array([options.logit_bias[int(i)] for i in self.ids], np.float32)
 
     def apply(self, logits: NDArray[np.float32], history: Sequence[int]) -> NDArray[np.float32]:

@@ -10,19 +10,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgellm.hookspecs import hookimpl
-from edgellm.sampling import Filter, Sampling
+from edgellm.sampling import Filter, Sampling, keep
 from edgellm.tokenizer import Tokenizer
 
 
 class MinP:
     def __init__(self, p: float) -> None:
         self.p = p
+        self.idle = p <= 0
 
     def apply(self, logits: NDArray[np.float32], history: Sequence[int]) -> NDArray[np.float32]:
-        if self.p > 0:
-            # A ratio of probabilities is a difference of logits: no softmax needed.
-            logits[logits < logits.max() + np.float32(math.log(self.p))] = -np.inf
-        return logits
+        if self.p <= 0:
+            return logits
+        # A ratio of probabilities is a difference of logits: no softmax needed.
+        lowest = logits.max() + np.float32(math.log(self.p))
+        return keep(logits, np.flatnonzero(logits >= lowest))
 
 
 @hookimpl

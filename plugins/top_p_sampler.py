@@ -20,6 +20,7 @@ class TopP:
 
     def __init__(self, p: float) -> None:
         self.p = p
+        self.idle = p >= 1
 
     def apply(self, logits: NDArray[np.float32], history: Sequence[int]) -> NDArray[np.float32]:
         if self.p >= 1:
