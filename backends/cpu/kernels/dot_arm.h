@@ -9,7 +9,7 @@ enum { SIGNED_LIMIT = 128, SIGNED_OFFSET = 0 };
 INLINE Bytes signed_codes(Bytes codes) { return codes; }
 
 // Of 32 registers each row takes 2 for integer sums and 2 for floats.
-enum { TILE_ROWS = 4, TILE_VECTORS = 1 };
+enum { TILE_ROWS = 4 };
 
 // Rows 0 to 3 of a vector's 8, and rows 4 to 7.
 typedef struct {
@@ -20,9 +20,9 @@ typedef struct {
     int8x16_t low, high;
 } Codes;
 
-INLINE Codes codes_of(const Bytes *code, int64_t offset, int i) {
+INLINE Codes codes_of(const Bytes *code, int i) {
     Codes codes;
-    memcpy(&codes, (const uint8_t *)(code + i) + offset, sizeof codes);
+    memcpy(&codes, code + i, sizeof codes);
     return codes;
 }
 
@@ -71,17 +71,15 @@ INLINE Sums dot16_row(Sums sum, const Codes *code, const int8_t *x, int limit) {
 
 #endif
 
-INLINE void dot16(Ints *sum, const Bytes *code, int vectors, int64_t step, const int8_t *x,
-                  int64_t stride, int rows, int limit) {
-    for (int v = 0; v < vectors; v++) {
-        Codes codes[4];
-        for (int i = 0; i < 4; i++) codes[i] = codes_of(code, v * step, i);
-        for (int r = 0; r < rows; r++) {
-            Sums sums;
-            memcpy(&sums, &sum[v * rows + r], sizeof sums);
-            sums = dot16_row(sums, codes, x + r * stride, limit);
-            memcpy(&sum[v * rows + r], &sums, sizeof sums);
-        }
+INLINE void dot16(Ints *sum, const Bytes *code, const int8_t *x, int64_t stride, int rows,
+                  int limit) {
+    Codes codes[4];
+    for (int i = 0; i < 4; i++) codes[i] = codes_of(code, i);
+    for (int r = 0; r < rows; r++) {
+        Sums sums;
+        memcpy(&sums, &sum[r], sizeof sums);
+        sums = dot16_row(sums, codes, x + r * stride, limit);
+        memcpy(&sum[r], &sums, sizeof sums);
     }
 }
 
@@ -92,7 +90,7 @@ INLINE void dot16(Ints *sum, const Bytes *code, int vectors, int64_t step, const
 // panel such codes lie together: of each 8 inputs rows 0 and 1, 2 and 3, 4 and 5, 6 and 7.
 INLINE void arrange(Bytes *code) {
     for (int i = 0; i < 8; i += 2) {
-        Codes first = codes_of(code, 0, i), second = codes_of(code, 0, i + 1);
+        Codes first = codes_of(code, i), second = codes_of(code, i + 1);
         int32x4_t a = vreinterpretq_s32_s8(first.low), b = vreinterpretq_s32_s8(second.low);
         int32x4_t c = vreinterpretq_s32_s8(first.high), d = vreinterpretq_s32_s8(second.high);
         int32x4_t pairs[] = {vzip1q_s32(a, b), vzip2q_s32(a, b), vzip1q_s32(c, d), vzip2q_s32(c, d)};
@@ -101,36 +99,35 @@ INLINE void arrange(Bytes *code) {
 }
 
 // As dot16, of so many `inputs` with codes that have been arranged.
-INLINE void dot_arranged(Ints *sum, const Bytes *code, int inputs, int vectors, int64_t step,
-                         const int8_t *x, int64_t stride, int rows) {
-    for (int v = 0; v < vectors; v++)
-        for (int r = 0; r < rows; r += 2) {
-            // A last row without a neighbour is multiplied twice.
-            int other = r + 1 < rows ? r + 1 : r;
-            Sums one, two;
-            memcpy(&one, &sum[v * rows + r], sizeof one);
-            memcpy(&two, &sum[v * rows + other], sizeof two);
-            int32x4_t pairs[] = {vzip1q_s32(one.low, two.low), vzip2q_s32(one.low, two.low),
-                                 vzip1q_s32(one.high, two.high), vzip2q_s32(one.high, two.high)};
-            for (int i = 0; i < inputs; i += 16) {
-                int64x2_t a = vreinterpretq_s64_s8(vld1q_s8(x + r * stride + i));
-                int64x2_t b = vreinterpretq_s64_s8(vld1q_s8(x + other * stride + i));
-                int8x16_t both[] = {vreinterpretq_s8_s64(vzip1q_s64(a, b)),
-                                    vreinterpretq_s8_s64(vzip2q_s64(a, b))};
-                for (int eight = 0; eight < 2; eight++) {
-                    Codes upper = codes_of(code, v * step, i / 4 + eight * 2);
-                    Codes lower = codes_of(code, v * step, i / 4 + eight * 2 + 1);
-                    pairs[0] = vmmlaq_s32(pairs[0], upper.low, both[eight]);
-                    pairs[1] = vmmlaq_s32(pairs[1], upper.high, both[eight]);
-                    pairs[2] = vmmlaq_s32(pairs[2], lower.low, both[eight]);
-                    pairs[3] = vmmlaq_s32(pairs[3], lower.high, both[eight]);
-                }
+INLINE void dot_arranged(Ints *sum, const Bytes *code, int inputs, const int8_t *x, int64_t stride,
+                         int rows) {
+    for (int r = 0; r < rows; r += 2) {
+        // A last row without a neighbour is multiplied twice.
+        int other = r + 1 < rows ? r + 1 : r;
+        Sums one, two;
+        memcpy(&one, &sum[r], sizeof one);
+        memcpy(&two, &sum[other], sizeof two);
+        int32x4_t pairs[] = {vzip1q_s32(one.low, two.low), vzip2q_s32(one.low, two.low),
+                             vzip1q_s32(one.high, two.high), vzip2q_s32(one.high, two.high)};
+        for (int i = 0; i < inputs; i += 16) {
+            int64x2_t a = vreinterpretq_s64_s8(vld1q_s8(x + r * stride + i));
+            int64x2_t b = vreinterpretq_s64_s8(vld1q_s8(x + other * stride + i));
+            int8x16_t both[] = {vreinterpretq_s8_s64(vzip1q_s64(a, b)),
+                                vreinterpretq_s8_s64(vzip2q_s64(a, b))};
+            for (int eight = 0; eight < 2; eight++) {
+                Codes upper = codes_of(code, i / 4 + eight * 2);
+                Codes lower = codes_of(code, i / 4 + eight * 2 + 1);
+                pairs[0] = vmmlaq_s32(pairs[0], upper.low, both[eight]);
+                pairs[1] = vmmlaq_s32(pairs[1], upper.high, both[eight]);
+                pairs[2] = vmmlaq_s32(pairs[2], lower.low, both[eight]);
+                pairs[3] = vmmlaq_s32(pairs[3], lower.high, both[eight]);
             }
-            one.low = vuzp1q_s32(pairs[0], pairs[1]), one.high = vuzp1q_s32(pairs[2], pairs[3]);
-            two.low = vuzp2q_s32(pairs[0], pairs[1]), two.high = vuzp2q_s32(pairs[2], pairs[3]);
-            memcpy(&sum[v * rows + other], &two, sizeof two);
-            memcpy(&sum[v * rows + r], &one, sizeof one);
         }
+        one.low = vuzp1q_s32(pairs[0], pairs[1]), one.high = vuzp1q_s32(pairs[2], pairs[3]);
+        two.low = vuzp2q_s32(pairs[0], pairs[1]), two.high = vuzp2q_s32(pairs[2], pairs[3]);
+        memcpy(&sum[other], &two, sizeof two);
+        memcpy(&sum[r], &one, sizeof one);
+    }
 }
 
 #endif

@@ -10,21 +10,18 @@ enum { SIGNED_LIMIT = 128, SIGNED_OFFSET = 0 };
 
 INLINE Bytes signed_codes(Bytes codes) { return codes; }
 
-// The tile of a matrix product: so many rows of activations by so many vectors of weight rows.
-enum { TILE_ROWS = 4, TILE_VECTORS = 1 };
+// At most so many rows of activations are multiplied at once, as registers allow: 2, 4 or 6.
+enum { TILE_ROWS = 4 };
 
-// sum[v * rows + r][i] += the products of 16 codes, those of row i in four vectors, with the 16
-// activations at x + r * stride, for each of `rows` rows r and each vector v; the vectors' codes lie
-// `step` bytes apart. `limit` is the largest magnitude of a code; those of 128 are signed.
-INLINE void dot16(Ints *sum, const Bytes *code, int vectors, int64_t step, const int8_t *x,
-                  int64_t stride, int rows, int limit) {
-    for (int v = 0; v < vectors; v++) {
-        const uint8_t *codes = (const uint8_t *)code + v * step;
-        for (int r = 0; r < rows; r++)
-            for (int lane = 0; lane < LANES; lane++)
-                for (int i = 0; i < 16; i++) {
-                    uint8_t c = codes[i / 4 * sizeof(Bytes) + lane * 4 + i % 4];
-                    sum[v * rows + r][lane] += (limit == 128 ? (int8_t)c : c) * x[r * stride + i];
-                }
-    }
+// sum[r][i] += the products of 16 codes, those of row i of the weights in four vectors, with the 16
+// activations at x + r * stride, for each of `rows` rows r. `limit` is the largest magnitude of a
+// code; those of 128 are signed.
+INLINE void dot16(Ints *sum, const Bytes *code, const int8_t *x, int64_t stride, int rows,
+                  int limit) {
+    for (int r = 0; r < rows; r++)
+        for (int lane = 0; lane < LANES; lane++)
+            for (int i = 0; i < 16; i++) {
+                uint8_t c = code[i / 4][lane * 4 + i % 4];
+                sum[r][lane] += (limit == 128 ? (int8_t)c : c) * x[r * stride + i];
+            }
 }

@@ -17,27 +17,21 @@ INLINE int32_t four(const int8_t *x) {
 enum { SIGNED_LIMIT = 255, SIGNED_OFFSET = 128 };
 INLINE Bytes signed_codes(Bytes codes) { return codes ^ 128; }
 
-#if LANES == 16
-enum { TILE_ROWS = 6, TILE_VECTORS = 2 };
-INLINE Ints dot4(Ints sum, Bytes code, const int8_t *x) {
-    return (Ints)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)code, _mm512_set1_epi32(four(x)));
-}
-#else
-enum { TILE_ROWS = 4, TILE_VECTORS = 1 };
-INLINE Ints dot4(Ints sum, Bytes code, const int8_t *x) {
-    return (Ints)_mm256_dpbusd_avx_epi32((__m256i)sum, (__m256i)code, _mm256_set1_epi32(four(x)));
-}
-#endif
+enum { TILE_ROWS = 4 };
 
-INLINE void dot16(Ints *sum, const Bytes *code, int vectors, int64_t step, const int8_t *x,
-                  int64_t stride, int rows, int limit) {
+INLINE Ints dot4(Ints sum, Bytes code, const int8_t *x) {
+#if defined(__AVX512VNNI__)
+    return (Ints)_mm256_dpbusd_epi32((__m256i)sum, (__m256i)code, _mm256_set1_epi32(four(x)));
+#else
+    return (Ints)_mm256_dpbusd_avx_epi32((__m256i)sum, (__m256i)code, _mm256_set1_epi32(four(x)));
+#endif
+}
+
+INLINE void dot16(Ints *sum, const Bytes *code, const int8_t *x, int64_t stride, int rows,
+                  int limit) {
     (void)limit;
     for (int i = 0; i < 4; i++)
-        for (int r = 0; r < rows; r++)
-            for (int v = 0; v < vectors; v++) {
-                const Bytes *codes = (const Bytes *)((const char *)code + v * step);
-                sum[v * rows + r] = dot4(sum[v * rows + r], codes[i], x + r * stride + i * 4);
-            }
+        for (int r = 0; r < rows; r++) sum[r] = dot4(sum[r], code[i], x + r * stride + i * 4);
 }
 
 #else
@@ -49,11 +43,11 @@ enum { SIGNED_LIMIT = 128, SIGNED_OFFSET = 0 };
 INLINE Bytes signed_codes(Bytes codes) { return codes; }
 
 #if defined(__AVX2__)
-enum { TILE_ROWS = 4, TILE_VECTORS = 1, REGISTERS = 1 };
+enum { TILE_ROWS = 4, REGISTERS = 1 };
 typedef __m256i Register;
 #define OPERATION(name) _mm256_##name
 #else
-enum { TILE_ROWS = 2, TILE_VECTORS = 1, REGISTERS = 2 };
+enum { TILE_ROWS = 2, REGISTERS = 2 };
 typedef __m128i Register;
 #define OPERATION(name) _mm_##name
 #endif
@@ -82,17 +76,15 @@ INLINE Register dot16_register(Register sum, const Register *code, int step, con
     return OPERATION(add_epi32)(sum, OPERATION(add_epi32)(widen(left), widen(right)));
 }
 
-INLINE void dot16(Ints *sum, const Bytes *code, int vectors, int64_t step, const int8_t *x,
-                  int64_t stride, int rows, int limit) {
-    for (int v = 0; v < vectors; v++) {
-        Register codes[4 * REGISTERS], sums[REGISTERS];
-        memcpy(codes, (const char *)code + v * step, sizeof codes);
-        for (int r = 0; r < rows; r++) {
-            memcpy(sums, &sum[v * rows + r], sizeof sums);
-            for (int i = 0; i < REGISTERS; i++)
-                sums[i] = dot16_register(sums[i], codes + i, REGISTERS, x + r * stride, limit);
-            memcpy(&sum[v * rows + r], sums, sizeof sums);
-        }
+INLINE void dot16(Ints *sum, const Bytes *code, const int8_t *x, int64_t stride, int rows,
+                  int limit) {
+    Register codes[4 * REGISTERS], sums[REGISTERS];
+    memcpy(codes, code, sizeof codes);
+    for (int r = 0; r < rows; r++) {
+        memcpy(sums, &sum[r], sizeof sums);
+        for (int i = 0; i < REGISTERS; i++)
+            sums[i] = dot16_register(sums[i], codes + i, REGISTERS, x + r * stride, limit);
+        memcpy(&sum[r], sums, sizeof sums);
     }
 }
 

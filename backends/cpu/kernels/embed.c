@@ -7,12 +7,10 @@
 // matrix product.
 INLINE void look_up(int format, float *out, const uint8_t *group, int lane, int64_t width) {
     const Layout layout = LAYOUTS[format];
-    Groups w;
-    for (int i = 0; i < GROUPS; i++) w.at[i] = group;
     for (int64_t b = 0; b < width / 32; b += layout.inputs / 32) {
         for (int part = 0; part < layout.inputs / 32; part++) {
             Block block;
-            read_block(&block, format, w, part);
+            read_block(&block, format, group, part);
             for (int i = 0; i < 32; i++, out++) {
                 uint8_t code = block.code[i / 4][lane * 4 + i % 4];
                 int value = (layout.limit == 128 ? (int8_t)code : code) - layout.offset;
@@ -20,14 +18,12 @@ INLINE void look_up(int format, float *out, const uint8_t *group, int lane, int6
                 if (layout.minimum) *out += block.minimum[lane];
             }
         }
-        w = offset_groups(w, layout.bytes);
+        group += layout.bytes;
     }
 }
 
 INLINE void look_up_floats(int format, float *out, const uint8_t *group, int lane, int64_t width) {
-    Groups w;
-    for (int i = 0; i < GROUPS; i++) w.at[i] = group;
-    for (int64_t i = 0; i < width; i++) out[i] = load_weights(format, w, i)[lane];
+    for (int64_t i = 0; i < width; i++) out[i] = load_weights(format, group, i)[lane];
 }
 
 static void embed(int format, float *out, const uint8_t *group, int lane, int64_t width) {
@@ -65,8 +61,8 @@ static void embed_run(const Call *call, const Step *step, int part, int parts) {
             continue;
         }
         const uint8_t *weight = call->buffers[1];
-        const uint8_t *group = weight + index[row] / GROUP * group_bytes(format, width);
-        embed(format, out, group, index[row] % GROUP, width);
+        const uint8_t *group = weight + index[row] / LANES * group_bytes(format, width);
+        embed(format, out, group, index[row] % LANES, width);
     }
 }
 

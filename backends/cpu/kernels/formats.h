@@ -1,4 +1,4 @@
-// Reads packed weights: 32 inputs of a vector's rows at a time become 8-bit codes and float scales.
+// Reads packed weights: 32 inputs of a group's rows at a time become 8-bit codes and float scales.
 //
 // value = scale * (code - offset) + minimum
 #pragma once
@@ -36,19 +36,19 @@ static const Layout LAYOUTS[] = {
 // Bytes of one group of a matrix with k columns.
 INLINE int64_t group_bytes(int format, int64_t k) {
     switch (format) {
-    case FORMAT_F32: return k * 4 * GROUP;
+    case FORMAT_F32: return k * 4 * LANES;
     case FORMAT_F16:
-    case FORMAT_BF16: return k * 2 * GROUP;
+    case FORMAT_BF16: return k * 2 * LANES;
     default: return k / LAYOUTS[format].inputs * LAYOUTS[format].bytes;
     }
 }
 
-// Input i of a vector's rows, in a float format.
-INLINE Floats load_weights(int format, Groups w, int64_t i) {
+// Input i of a group's rows, in a float format.
+INLINE Floats load_weights(int format, const uint8_t *w, int64_t i) {
     switch (format) {
-    case FORMAT_F32: return load_floats(w, i * 4 * GROUP);
-    case FORMAT_F16: return load_halves(w, i * 2 * GROUP);
-    default: return load_brain_floats(w, i * 2 * GROUP);
+    case FORMAT_F32: return load_floats(w + i * 4 * LANES);
+    case FORMAT_F16: return load_halves(w + i * 2 * LANES);
+    default: return load_brain_floats(w + i * 2 * LANES);
     }
 }
 
@@ -58,67 +58,68 @@ typedef struct {
     Floats minimum;
 } Block;
 
-INLINE void read_nibbles(Bytes *code, Groups w, int64_t at) {
+INLINE void read_nibbles(Bytes *code, const uint8_t *w) {
     for (int v = 0; v < 4; v++) {
-        Bytes pair = load_bytes(w, at + v * 32);
+        Bytes pair = load_bytes(w + v * 32);
         code[v] = pair & 15;
         code[v + 4] = pair >> 4;
     }
 }
 
 // The fifth bits: bit v of a byte belongs to code[v].
-INLINE void read_fifth_bits(Bytes *code, Groups w, int64_t at) {
-    Bytes bits = load_bytes(w, at);
+INLINE void read_fifth_bits(Bytes *code, const uint8_t *w) {
+    Bytes bits = load_bytes(w);
     for (int v = 0; v < 8; v++)
-        code[v] |= v < 4 ? (bits << (4 - v)) & 16 : (bits >> (v - 4)) & 16;
+        code[v] |= (v < 4 ? bits << (4 - v) : bits >> (v - 4)) & 16;
 }
 
 // Reads 32 inputs, number `part` of those of the block at `w`.
-INLINE void read_block(Block *block, int format, Groups w, int part) {
+INLINE void read_block(Block *block, int format, const uint8_t *w, int part) {
     switch (format) {
     case FORMAT_Q4_0:
-        block->scale[0] = load_halves(w, 0);
-        read_nibbles(block->code, w, 16);
+        block->scale[0] = load_halves(w);
+        read_nibbles(block->code, w + 16);
         break;
     case FORMAT_Q4_1:
-        block->scale[0] = load_halves(w, 0);
-        block->minimum = load_halves(w, 16);
-        read_nibbles(block->code, w, 32);
+        block->scale[0] = load_halves(w);
+        block->minimum = load_halves(w + 16);
+        read_nibbles(block->code, w + 32);
         break;
     case FORMAT_Q5_0:
-        block->scale[0] = load_halves(w, 0);
-        read_nibbles(block->code, w, 16);
-        read_fifth_bits(block->code, w, 144);
+        block->scale[0] = load_halves(w);
+        read_nibbles(block->code, w + 16);
+        read_fifth_bits(block->code, w + 144);
         break;
     case FORMAT_Q5_1:
-        block->scale[0] = load_halves(w, 0);
-        block->minimum = load_halves(w, 16);
-        read_nibbles(block->code, w, 32);
-        read_fifth_bits(block->code, w, 160);
+        block->scale[0] = load_halves(w);
+        block->minimum = load_halves(w + 16);
+        read_nibbles(block->code, w + 32);
+        read_fifth_bits(block->code, w + 160);
         break;
     case FORMAT_Q8_0:
-        block->scale[0] = load_halves(w, 0);
-        for (int v = 0; v < 8; v++) block->code[v] = signed_codes(load_bytes(w, 16 + v * 32));
+        block->scale[0] = load_halves(w);
+        for (int v = 0; v < 8; v++) block->code[v] = signed_codes(load_bytes(w + 16 + v * 32));
         break;
     case FORMAT_Q4_K:
     case FORMAT_Q5_K: {
         int codes = format == FORMAT_Q4_K ? 128 : 160;
-        block->scale[0] = load_halves(w, 0) * load_octets(w, 32 + part * 8);
-        block->minimum = -load_halves(w, 16) * load_octets(w, 96 + part * 8);
-        read_nibbles(block->code, w, 160 + part * codes);
-        if (format == FORMAT_Q5_K) read_fifth_bits(block->code, w, 288 + part * codes);
+        block->scale[0] = load_halves(w) * load_octets(w + 32 + part * 8);
+        block->minimum = -load_halves(w + 16) * load_octets(w + 96 + part * 8);
+        read_nibbles(block->code, w + 160 + part * codes);
+        if (format == FORMAT_Q5_K) read_fifth_bits(block->code, w + 288 + part * codes);
         break;
     }
     case FORMAT_Q6_K: {
-        Floats scale = load_halves(w, 0);
+        Floats scale = load_halves(w);
         for (int half = 0; half < 2; half++)
-            block->scale[half] = scale * load_signed_octets(w, 16 + (2 * part + half) * 8);
-        int64_t at = 144 + part * 192;
-        read_nibbles(block->code, w, at);
+            block->scale[half] = scale * load_signed_octets(w + 16 + (2 * part + half) * 8);
+        const uint8_t *codes = w + 144 + part * 192;
+        read_nibbles(block->code, codes);
         for (int half = 0; half < 2; half++) {
-            Bytes bits = load_bytes(w, at + 128 + half * 32);
+            Bytes bits = load_bytes(codes + 128 + half * 32);
             for (int v = 0; v < 4; v++)
-                block->code[4 * half + v] |= v < 2 ? (bits << (4 - 2 * v)) & 48 : (bits >> (2 * v - 4)) & 48;
+                block->code[4 * half + v] |=
+                    (v < 2 ? bits << (4 - 2 * v) : bits >> (2 * v - 4)) & 48;
         }
         break;
     }

@@ -1,4 +1,4 @@
-// Vectors of a group or two of weight rows: one lane a row, the same source for every processor.
+// Vectors of a group of weight rows, one lane a row: the same source for every processor.
 #pragma once
 #include <stdbool.h>
 #include <stdint.h>
@@ -6,100 +6,63 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-// Weights are packed in groups of 8 rows. A register of AVX-512 holds two groups side by side; where
-// registers are smaller than 8 lanes, the compiler uses several for one of these vectors.
-#if defined(__AVX512VNNI__) && defined(__AVX512BW__)
-#define LANES 16
-#else
-#define LANES 8
-#endif
-enum { GROUP = 8, GROUPS = LANES / GROUP };
+// Weights are packed in groups of this many rows. Where a register has fewer lanes, the compiler
+// uses two of them for each of these vectors.
+enum { LANES = 8 };
 
 #define VECTOR(type, lanes) type __attribute__((ext_vector_type(lanes)))
 typedef VECTOR(float, LANES) Floats;
 typedef VECTOR(int32_t, LANES) Ints;
 typedef VECTOR(uint8_t, LANES * 4) Bytes;  // four inputs of each row
-typedef VECTOR(uint16_t, LANES) Shorts;
-typedef VECTOR(uint8_t, LANES) Octets;
 
-// Where a vector's groups lie.
-typedef struct {
-    const uint8_t *at[GROUPS];
-} Groups;
-
-INLINE Groups offset_groups(Groups groups, int64_t bytes) {
-    for (int i = 0; i < GROUPS; i++) groups.at[i] += bytes;
-    return groups;
+// These read from any address; the compiler turns the copies into loads.
+INLINE Bytes load_bytes(const uint8_t *p) {
+    Bytes bytes;
+    memcpy(&bytes, p, sizeof bytes);
+    return bytes;
 }
 
-// Reads `size / GROUPS` bytes at the same offset of each group. The parts of a vector are the
-// groups', one after another; the compiler turns the copies into loads.
-INLINE void load_groups(void *vector, Groups groups, int64_t offset, size_t size) {
-    for (int i = 0; i < GROUPS; i++)
-        memcpy((uint8_t *)vector + i * (size / GROUPS), groups.at[i] + offset, size / GROUPS);
+INLINE Floats load_floats(const void *p) {
+    Floats floats;
+    memcpy(&floats, p, sizeof floats);
+    return floats;
 }
 
-INLINE Bytes load_bytes(Groups groups, int64_t offset) {
-    Bytes vector;
-    load_groups(&vector, groups, offset, sizeof vector);
-    return vector;
+INLINE Floats load_octets(const uint8_t *p) {
+    VECTOR(uint8_t, LANES) octets;
+    memcpy(&octets, p, sizeof octets);
+    return __builtin_convertvector(octets, Floats);
 }
 
-INLINE Floats load_octets(Groups groups, int64_t offset) {
-    Octets vector;
-    load_groups(&vector, groups, offset, sizeof vector);
-    return __builtin_convertvector(vector, Floats);
-}
-
-INLINE Floats load_signed_octets(Groups groups, int64_t offset) {
-    VECTOR(int8_t, LANES) vector;
-    load_groups(&vector, groups, offset, sizeof vector);
-    return __builtin_convertvector(vector, Floats);
+INLINE Floats load_signed_octets(const uint8_t *p) {
+    VECTOR(int8_t, LANES) octets;
+    memcpy(&octets, p, sizeof octets);
+    return __builtin_convertvector(octets, Floats);
 }
 
 // float16 to float32, exactly.
-INLINE Floats widen_halves(Shorts bits) {
+INLINE Floats load_halves(const uint8_t *p) {
 #if defined(__F16C__) || defined(__aarch64__)
-    typedef VECTOR(_Float16, LANES) Halves;
-    Halves halves;
-    memcpy(&halves, &bits, sizeof halves);
+    VECTOR(_Float16, LANES) halves;
+    memcpy(&halves, p, sizeof halves);
     return __builtin_convertvector(halves, Floats);
 #else
     // A half's exponent and fraction, moved to their places in a float, are short of 112 in the
     // exponent; a multiplication adds it, also to subnormals. Infinity and NaN keep a full exponent.
+    VECTOR(uint16_t, LANES) bits;
+    memcpy(&bits, p, sizeof bits);
     Ints wide = __builtin_convertvector(bits, Ints);
     Ints magnitude = (wide & 0x7fff) << 13, sign = (wide & 0x8000) << 16;
-    Floats finite;
-    memcpy(&finite, &magnitude, sizeof finite);
-    finite *= 0x1p112f;
-    Ints value;
-    memcpy(&value, &finite, sizeof value);
     Ints special = magnitude >= 0x7c00 << 13;
-    value = sign | (special & (magnitude | 0x7f800000)) | (~special & value);
-    memcpy(&finite, &value, sizeof finite);
-    return finite;
+    Ints finite = (Ints)((Floats)magnitude * 0x1p112f);
+    return (Floats)(sign | (special & (magnitude | 0x7f800000)) | (~special & finite));
 #endif
 }
 
-INLINE Floats load_halves(Groups groups, int64_t offset) {
-    Shorts bits;
-    load_groups(&bits, groups, offset, sizeof bits);
-    return widen_halves(bits);
-}
-
-INLINE Floats load_brain_floats(Groups groups, int64_t offset) {
-    Shorts bits;
-    load_groups(&bits, groups, offset, sizeof bits);
-    Ints wide = __builtin_convertvector(bits, Ints) << 16;
-    Floats values;
-    memcpy(&values, &wide, sizeof values);
-    return values;
-}
-
-INLINE Floats load_floats(Groups groups, int64_t offset) {
-    Floats values;
-    load_groups(&values, groups, offset, sizeof values);
-    return values;
+INLINE Floats load_brain_floats(const uint8_t *p) {
+    VECTOR(uint16_t, LANES) bits;
+    memcpy(&bits, p, sizeof bits);
+    return (Floats)(__builtin_convertvector(bits, Ints) << 16);
 }
 
 // a * b + c, rounded once where the processor can: without such an instruction it is a slow call.

@@ -1,12 +1,20 @@
-// One tile of a matrix product: some rows of activations by some vectors of weight rows.
+// One tile of a matrix product: a group of weight rows by some rows of activations.
 //
 // Whatever the tile, an output's float operations are these, in this order, so that a row's result
 // doesn't depend on how many rows there are: for each 32 inputs
 //   y = fma(float(integer dot product), weight scale * activation scale, y), for each scale;
 //   y = fma(minimum, activation scale * float(sum of codes), y), where there is a minimum;
-// and for float weights, for each input, y = fma(weight, activation, y).
+// and with float weights as floats.h says.
 #pragma once
 #include "formats.h"
+
+enum { MOST_ROWS = 6 };
+
+// How many of `left` rows the next tile takes, if it may take `most`: 6, 4, 2 or 1.
+INLINE int tile_rows(int64_t left, int most) {
+    if (left >= 6 && most >= 6) return 6;
+    return left >= 4 && most >= 4 ? 4 : left >= 2 && most >= 2 ? 2 : 1;
+}
 
 // Quantised rows, from the first of a tile on.
 typedef struct {
@@ -32,50 +40,75 @@ INLINE int32_t row_int(const int32_t *first, int64_t stride, int64_t row, int64_
     return ((const int32_t *)((const char *)first + row * stride))[i];
 }
 
+// The sum of a row's codes, all 32 of a block or half of them.
+INLINE int32_t total(Activations x, int64_t row, int64_t b, Layout layout, int half) {
+    int32_t sum = row_int(x.sum, x.stride, row, b);
+    if (!layout.halves) return sum;
+    int32_t first = row_int(x.half, x.stride, row, b);
+    return half == 0 ? first : sum - first;
+}
+
+// What a minimum of 1 adds.
+INLINE float shift(Activations x, int64_t row, int64_t b) {
+    return row_float(x.scale, x.stride, row, b) * (float)row_int(x.sum, x.stride, row, b);
+}
+
 // sum += 16 or 32 products; codes of a panel may have been put in another order (see `arrange`).
-INLINE void dot(Ints *sum, const Bytes *code, int inputs, int vectors, int64_t step, const int8_t *x,
-                int64_t stride, int rows, int limit, bool panel) {
+INLINE void dot(Ints *sum, const Bytes *code, int inputs, const int8_t *x, int64_t stride, int rows,
+                int limit, bool panel) {
 #if defined(ARRANGED)
     if (panel) {
-        dot_arranged(sum, code, inputs, vectors, step, x, stride, rows);
+        dot_arranged(sum, code, inputs, x, stride, rows);
         return;
     }
 #endif
     (void)panel;
-    for (int i = 0; i < inputs; i += 16)
-        dot16(sum, code + i / 4, vectors, step, x + i, stride, rows, limit);
+    for (int i = 0; i < inputs; i += 16) dot16(sum, code + i / 4, x + i, stride, rows, limit);
 }
 
-// y[vector * rows + row] += what 32 inputs, number `b` of the activations, contribute. `panel`: the
+// y[r] += what 32 inputs, number `b` of the activations, contribute to row r of them. `panel`: the
 // block is of a decoded panel.
-INLINE void multiply_block(Floats *y, const Block *block, int vectors, Activations x, int64_t b,
-                           int rows, Layout layout, bool panel) {
+INLINE void multiply_block(Floats *y, const Block *block, Activations x, int64_t b, int rows,
+                           Layout layout, bool panel) {
     int scales = layout.halves ? 2 : 1;
     for (int s = 0; s < scales; s++) {
-        Ints sum[TILE_VECTORS * TILE_ROWS];
-        for (int r = 0; r < rows; r++) {
-            int32_t total = row_int(x.sum, x.stride, r, b);
-            if (layout.halves) {
-                int32_t half = row_int(x.half, x.stride, r, b);
-                total = s == 0 ? half : total - half;
-            }
-            for (int v = 0; v < vectors; v++) sum[v * rows + r] = (Ints)(-layout.offset * total);
-        }
-        const int8_t *code = x.code + b * 32 + s * 16;
-        dot(sum, block->code + s * 4, 32 / scales, vectors, sizeof *block, code, x.stride, rows,
+        Ints sum[MOST_ROWS];
+        for (int r = 0; r < rows; r++) sum[r] = (Ints)(-layout.offset * total(x, r, b, layout, s));
+        dot(sum, block->code + s * 4, 32 / scales, x.code + b * 32 + s * 16, x.stride, rows,
             layout.limit, panel);
-        for (int r = 0; r < rows; r++) {
-            float scale = row_float(x.scale, x.stride, r, b);
-            for (int v = 0; v < vectors; v++)
-                y[v * rows + r] = multiply_add(__builtin_convertvector(sum[v * rows + r], Floats),
-                                               block[v].scale[s] * scale, y[v * rows + r]);
-        }
+        for (int r = 0; r < rows; r++)
+            y[r] = multiply_add(__builtin_convertvector(sum[r], Floats),
+                                block->scale[s] * row_float(x.scale, x.stride, r, b), y[r]);
     }
     if (layout.minimum)
-        for (int r = 0; r < rows; r++) {
-            float shift = row_float(x.scale, x.stride, r, b) * (float)row_int(x.sum, x.stride, r, b);
-            for (int v = 0; v < vectors; v++)
-                y[v * rows + r] =
-                    multiply_add(block[v].minimum, (Floats)shift, y[v * rows + r]);
-        }
+        for (int r = 0; r < rows; r++)
+            y[r] = multiply_add(block->minimum, (Floats)shift(x, r, b), y[r]);
 }
+
+#if defined(__AVX512VNNI__)
+#include "panel_avx512.h"
+#else
+
+// Of a panel, a decoded part of a matrix: 32 inputs of its rows.
+typedef Block PanelBlock;
+enum { PANEL_GROUPS = 1, PANEL_TILE_ROWS = TILE_ROWS };
+
+INLINE void place(PanelBlock *panel, int group, Block block, Layout layout) {
+    (void)group, (void)layout;
+#if defined(ARRANGED)
+    arrange(block.code);
+#endif
+    *panel = block;
+}
+
+// sums[r] += what `blocks` blocks of a panel, from number `first` on, contribute to row r.
+INLINE void multiply_panel(const PanelBlock *panel, int64_t first, int64_t blocks, Activations x,
+                           Floats (*sums)[PANEL_GROUPS], int rows, Layout layout) {
+    Floats y[MOST_ROWS];
+    for (int r = 0; r < rows; r++) y[r] = sums[r][0];
+    for (int64_t b = 0; b < blocks; b++)
+        multiply_block(y, panel + b, x, first + b, rows, layout, true);
+    for (int r = 0; r < rows; r++) sums[r][0] = y[r];
+}
+
+#endif
