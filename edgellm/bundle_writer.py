@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import secrets
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -43,7 +44,7 @@ class BundleWriter:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.draft = path.with_name(f".{path.name}.{os.getpid()}{DRAFT}")
+        self.draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}{DRAFT}")
         self.blobs: list[Blob] = []
         self.tensors: list[Placed] = []
         self.step: StepGraph | None = None
@@ -52,7 +53,7 @@ class BundleWriter:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             _remove_abandoned(path.parent)
-            self._file = self.draft.open("wb")
+            self._file = self.draft.open("xb", buffering=0)
         except OSError as error:
             raise _failed(path, error) from error
         self._write(bytes(ALIGNMENT))
@@ -66,8 +67,7 @@ class BundleWriter:
         error: BaseException | None,
         at: TracebackType | None,
     ) -> None:
-        with contextlib.suppress(OSError):  # what was buffered is given up
-            self._file.close()
+        self._file.close()
         self.draft.unlink(missing_ok=True)
 
     def blob(self, name: str, data: Bytes) -> None:
@@ -130,8 +130,7 @@ class BundleWriter:
         self._write(bundle.pack_signatures(signing.sign(header, keys, signer)))
         try:
             self._file.seek(0)
-            self._file.write(header)
-            self._file.flush()
+            self._write(header)
             os.fsync(self._file.fileno())
             self._file.close()
             self.draft.replace(self.path)
@@ -139,8 +138,10 @@ class BundleWriter:
             raise _failed(self.path, error) from error
 
     def _write(self, data: Bytes) -> None:
+        left = memoryview(data)
         try:
-            self._file.write(data)
+            while left:
+                left = left[self._file.write(left) :]
         except OSError as error:
             raise _failed(self.path, error) from error
 
@@ -155,5 +156,5 @@ def _remove_abandoned(folder: Path) -> None:
     """Remove drafts of processes that were killed while they wrote."""
     for draft in folder.glob(f".*{DRAFT}"):
         with contextlib.suppress(FileNotFoundError):  # another process removes it too
-            if time.time() - draft.stat().st_mtime > ABANDONED_S:
+            if time.time() - draft.lstat().st_mtime > ABANDONED_S:
                 draft.unlink()

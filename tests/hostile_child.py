@@ -109,7 +109,7 @@ def on_alarm(number: int, frame: FrameType | None) -> None:
     raise TooLongError
 
 
-def attempt(path: Path) -> tuple[str, str]:
+def attempt(path: Path, use: Callable[[Path], None] = use) -> tuple[str, str]:
     """What became of one input, and the error's text or traceback."""
     signal.setitimer(signal.ITIMER_PROF, SECONDS)
     try:

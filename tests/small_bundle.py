@@ -32,17 +32,17 @@ VOCABULARY = TokenizerData(
     unk=0,
     rstrip=frozenset({2}),
 )
-DIM = 64
+DIM = 32
 CONFIG = Config(
     architecture="llama",
     vocab=len(TOKENS),
     dim=DIM,
     heads=4,
-    head_dim=16,
+    head_dim=8,
     hidden=96,
     context=128,
     layers=(Layer(kv_heads=2), Layer(kv_heads=4, window=16, rope=None)),
-    ropes=(Rope(dim=16, factors=(1.0,) * 8),),
+    ropes=(Rope(dim=8, factors=(1.0,) * 4),),
 )
 LIBRARY = bytes(range(256)) * 300
 
@@ -67,11 +67,11 @@ class Values:
         return self.values
 
 
-def tensors(seed: int = 0) -> list[Values]:
-    """A matrix above 64 KiB, one below, and a vector."""
-    rng = np.random.default_rng(seed)
+def tensors(rows: int = 600) -> list[Values]:
+    """Two matrices, one of `rows` rows (600: of more than 64 KiB), and a vector."""
+    rng = np.random.default_rng(0)
     shapes = {"token_embd.weight": (len(TOKENS), DIM), "blk.0.ffn_up.weight": (96, DIM)}
-    shapes["large"] = (300, DIM)
+    shapes["large"] = (rows, DIM)
     found = [Values(name, rng.standard_normal(s, np.float32)) for name, s in shapes.items()]
     return [*found, Values("output_norm.weight", np.ones(DIM, np.float32))]
 
@@ -90,9 +90,9 @@ GRAPH = StepGraph(
         Call("embed", (Argument(2), Argument(1)), (0, DIM, len(TOKENS), 0)),
         Call("r_2", (Argument(2, 16), Argument(2))),
         Call("rotate", (Argument(2), Argument(3), None), (1, 16), (0.5,)),
-        Call("store", (Argument(4), Argument(2), Argument(2)), (4, 16)),
+        Call("store", (Argument(4), Argument(2), Argument(2)), (4, 8)),
     ),
-    head=(Call("linear", (Argument(2), None, Argument(6, 64), Argument(5)), (DIM, 1, 0, 300)),),
+    head=(Call("linear", (Argument(2), None, Argument(6, 64), Argument(5)), (DIM, 1, 0, 600)),),
     hidden=2,
     logits=5,
     functions=(RowFunction("r_2", "", 2),),
@@ -118,11 +118,14 @@ def write_bundle(
     *,
     graph: StepGraph = GRAPH,
     described: Manifest = MANIFEST,
+    library: bytes = LIBRARY,
+    only_small: bool = False,
 ) -> None:
+    """Write the bundle; with `only_small` as small as can be."""
     with BundleWriter(path) as writer:
-        writer.blob("library", LIBRARY)
+        writer.blob("library", library)
         writer.blob(TOKENIZER, write(VOCABULARY))
-        for tensor in tensors():
+        for tensor in tensors(200 if only_small else 600):
             packed = len(tensor.shape) == 2
             writer.tensor(tensor.name, tensor, tensor.type if packed else None)
         writer.graph(graph)
