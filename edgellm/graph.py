@@ -109,21 +109,19 @@ def plan_rows(graph: StepGraph, alignment: int) -> RowPlan:
     for lasting in (graph.hidden, graph.logits):
         lives[lasting] = (0, len(calls))
 
-    placed: list[tuple[int, int, int]] = []  # (buffer, offset, size)
+    offsets: dict[int, int] = {}
+    taken_at: list[set[tuple[int, int]]] = [set() for _ in range(len(calls) + 1)]  # by time
     end = 0
     for index in sorted(lives, key=lambda i: (-graph.buffers[i].nbytes, i)):
         first, last = lives[index]
         size = -(-graph.buffers[index].nbytes // alignment) * alignment
-        taken = sorted(
-            (offset, offset + length)
-            for other, offset, length in placed
-            if lives[other][0] <= last and first <= lives[other][1]
-        )
         offset = 0
-        for begin, finish in taken:
+        for begin, finish in sorted(set().union(*taken_at[first : last + 1])):
             if offset + size <= begin:
                 break
             offset = max(offset, finish)
-        placed.append((index, offset, size))
+        offsets[index] = offset
+        for taken in taken_at[first : last + 1]:
+            taken.add((offset, offset + size))
         end = max(end, offset + size)
-    return RowPlan({index: offset for index, offset, _ in placed}, end)
+    return RowPlan(offsets, end)

@@ -43,7 +43,7 @@ class CPUBackend:
         return version(toolchain(processors.find(target.name)))
 
     def recipe(self) -> str:
-        from .library import recipe
+        from .recipe import recipe
 
         return recipe()
 

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import os
-import tempfile
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgellm.errors import BackendError
-
-from .compiler import ELSEWHERE, cache_folder
 
 ABI = 1
 """Of the structures that the library and this package share: `edge_abi` in kernels/engine.c."""
@@ -158,6 +154,14 @@ def _load(library: bytes | memoryview) -> tuple[ctypes.CDLL, int]:
             return _load_from(os.memfd_create("edgellm", os.MFD_CLOEXEC), library)
         except OSError:
             pass  # a system that runs nothing out of memory files
+    return _load_from_disk(library)
+
+
+def _load_from_disk(library: bytes | memoryview) -> tuple[ctypes.CDLL, int]:
+    import tempfile
+
+    from .compiler import ELSEWHERE, cache_folder
+
     try:
         folder = cache_folder()
         folder.mkdir(parents=True, exist_ok=True)
@@ -169,7 +173,7 @@ def _load(library: bytes | memoryview) -> tuple[ctypes.CDLL, int]:
     except OSError as error:
         raise BackendError(f"cannot load the bundle's library: {error}") from error
     finally:
-        Path(path).unlink()
+        os.unlink(path)
 
 
 def _load_from(file: int, library: bytes | memoryview) -> tuple[ctypes.CDLL, int]:

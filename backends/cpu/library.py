@@ -22,9 +22,9 @@ from edgellm.errors import BackendError
 from edgellm.executor import Progress
 
 from .compiler import ELSEWHERE, REMEDY, cache_folder, candidates
+from .recipe import KERNELS
 from .target import Processor, machine
 
-KERNELS = Path(__file__).with_name("kernels")
 FLAGS = (
     *("-std=gnu11", "-O3", "-fPIC", "-fvisibility=hidden", "-w"),
     # One result for one source: no rounding that differs with how the compiler groups operations.
@@ -108,15 +108,6 @@ def version(tools: Toolchain) -> str:
     """What the compiler calls itself, in one line."""
     done = subprocess.run([*tools.compiler, "--version"], capture_output=True, text=True)
     return done.stdout.partition("\n")[0].strip()
-
-
-def recipe() -> str:
-    """A hash of all that decides, but for the compiler, what a graph is compiled to."""
-    digest = hashlib.sha256()
-    for source in sorted(Path(__file__).parent.rglob("*.[chp]*")):
-        if source.suffix in (".c", ".h", ".py"):
-            digest.update(source.name.encode() + source.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def compiled(tools: Toolchain, target: Processor, source: Path) -> Path:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import platform
-import tomllib
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 from pathlib import Path
 
 from edgellm.errors import BackendError, UsageError
@@ -96,6 +93,9 @@ def find(name: str) -> Processor:
 
 def of_board(board: str) -> Processor:
     """The target of a board that has a profile. Raises UsageError for an unknown board."""
+    import tomllib
+    from importlib import resources
+
     folder = resources.files("edgellm_boards")
     profiles = {
         path.name.removesuffix(".toml"): path
@@ -119,6 +119,8 @@ def machine() -> str:
 def features() -> frozenset[str]:
     """What this processor can do, in the words of /proc/cpuinfo; nothing where that isn't known."""
     if machine() == "aarch64":
+        import ctypes
+
         getauxval = ctypes.CDLL(None).getauxval
         getauxval.argtypes, getauxval.restype = [ctypes.c_ulong], ctypes.c_ulong
         return frozenset(
