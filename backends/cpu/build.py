@@ -1,4 +1,4 @@
-"""Builds a bundle for a CPU: the model's step captured, its kernels compiled, its weights packed."""
+"""Builds a bundle for a CPU: the step captured, its kernels compiled, its weights packed."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from edgellm import layout, packing
-from edgellm_backends.cpu import library
+
+from .library import library
 from .step_source import step_source
 
 if TYPE_CHECKING:
     from edgellm.bundle_writer import BundleWriter
-    from edgellm.capture import Weight
     from edgellm.checkpoint import Checkpoint, StoredTensor
     from edgellm.executor import Progress
+
     from .target import Processor
 
 LIBRARY = "library"
@@ -41,7 +42,7 @@ def build(
         {name: Weight(tuple(stored[name].shape), formats[name]) for name in stored},
     )
     writer.graph(graph)
-    writer.blob(LIBRARY, library.library(target, step_source(graph), progress))
+    writer.blob(LIBRARY, library(target, step_source(graph), progress))
     total, done = sum(tensor.nbytes for tensor in stored.values()), 0
     for name, tensor in stored.items():
         writer.tensor(name, tensor, formats[name])
