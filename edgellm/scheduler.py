@@ -226,7 +226,7 @@ class Scheduler:
         else:
             job = min(self._waiting, key=lambda job: (job.priority, job.number))
             # Where chunks matter, what was computed token by token couldn't be computed again.
-            yielding = [one for one in self._running if one.yields_to(job)]
+            yielding = [one for one in self._running if not one.answer.ended and one.yields_to(job)]
             if not yielding or self._executor.chunk > 1:
                 return None
             victim = max(yielding, key=lambda one: (one.priority, one.number))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 
 import numpy as np
@@ -21,6 +21,8 @@ from edgellm.executor import Cancelled
 BOS, EOS, TURN = 256, 257, 258
 VOCAB = 259
 POISON = -1
+CHOICES = np.random.default_rng(7).normal(size=(4096, 95)).astype(np.float32)
+"""Logits of printable ASCII; others are hardly ever drawn."""
 
 
 class ToyExecutor:
@@ -40,6 +42,8 @@ class ToyExecutor:
         """Tokens at which the model raises."""
         self.gate: threading.Event | None = None
         """While given and not set, steps wait, and can be cancelled."""
+        self.during: Callable[[], None] = lambda: None
+        """Called during every step."""
         self._cancelled = threading.Event()
         self._thread: int | None = None
 
@@ -60,10 +64,11 @@ class ToyExecutor:
         self._enter("run", [slot for slot, _ in groups], [count for _, count in groups])
         if self.gate is not None:
             until = time.monotonic() + 10
-            while not self.gate.wait(0.001):
+            while not (self.gate.wait(0.001) or self._cancelled.is_set()):
                 assert time.monotonic() < until
-                if self._cancelled.is_set():
-                    raise Cancelled
+        self.during()
+        if self._cancelled.is_set():
+            raise Cancelled
         for row, (token, slot, position) in enumerate(zip(tokens, slots, positions, strict=True)):
             if row and slots[row - 1] == slot:
                 assert position == positions[row - 1] + 1
@@ -121,9 +126,9 @@ class ToyExecutor:
 
     def _logits(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
         seed = zlib.crc32(tokens.tobytes())
-        logits = np.random.default_rng(seed).normal(size=VOCAB).astype(np.float32)
-        logits[:32] = logits[127:] = -100  # printable ASCII only
-        if self.ends and seed % self.ends == 0:
+        logits = np.full(VOCAB, -100, np.float32)
+        logits[32:127] = CHOICES[seed % len(CHOICES)]
+        if self.ends and seed // len(CHOICES) % self.ends == 0:
             logits[EOS] = 100
         return logits
 

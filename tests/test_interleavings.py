@@ -1,0 +1,255 @@
+"""Sessions that come, go, share beginnings, hurry and give up in any order: each answer is what the
+model tells its session alone, token for token."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import heapq
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+from toy_executor import BOS, EOS, ToyExecutor, ToyTokenizer
+
+from edgellm import checkpoint
+from edgellm import scheduler as scheduling
+from edgellm.answer import Answer, Request
+from edgellm.channel import Done, Priority, Text
+from edgellm.errors import BusyError, ExpiredError
+from edgellm.generation import SingleSlot, generate
+from edgellm.sampling import Sampler, Sampling
+from edgellm.scheduler import Scheduler
+from edgellm.session import Session
+
+SYSTEM = b"You are the lamp of this house."
+
+
+class Inline(concurrent.futures.Executor):
+    """Runs the worker's calls in the event loop's thread, so that a seed gives one order."""
+
+    def __init__(self, **_: object) -> None:
+        pass
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **named: Any) -> Any:
+        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        try:
+            future.set_result(function(*args, **named))
+        except BaseException as error:
+            future.set_exception(error)
+        return future
+
+
+class Loop(asyncio.SelectorEventLoop):
+    """An event loop whose time the test sets."""
+
+    now = 0.0
+
+    def time(self) -> float:
+        return self.now
+
+
+def alone(request: Request, context: int, ends: int) -> tuple[str, str]:
+    """Text and reason of the end, computed anew from the beginning for each token."""
+    model, tokenizer = ToyExecutor(ends=ends), ToyTokenizer()
+    sampler = Sampler(request.sampling, tokenizer)
+    tokens, text, drawn = list(request.tokens), "", 0
+    keep = min(request.keep or 0, context // 2)
+    while request.max_tokens < 0 or drawn < request.max_tokens:
+        token = sampler.sample(model._logits(np.array(tokens)), tokens)
+        tokens, drawn = [*tokens, token], drawn + 1
+        if token == EOS:
+            return text, "stop"
+        text += chr(token)
+        if len(tokens) > context:
+            if request.keep is None:
+                return text, "length"
+            rest = tokens[keep:]
+            tokens = tokens[:keep] + rest[len(rest) - len(rest) // 2 :]
+    return text, "length"
+
+
+class Story:
+    """What happens around one scheduler: `at` sets events to steps of the model or, while it has
+    nothing to do, to turns of the event loop."""
+
+    def __init__(self, seed: int, loop: Loop) -> None:
+        self.random = Random(seed)
+        self.loop = loop
+        slots = self.random.randint(1, 4)
+        self.executor = ToyExecutor(
+            context=self.random.randint(24, 70),
+            slots=slots,
+            rows=slots + self.random.randint(1, 30),
+            ends=self.random.choice([0, 0, 25]),
+        )
+        self.executor.during = self.step
+        self.events: list[tuple[int, int, Callable[[], None]]] = []
+        self.counter = itertools.count()
+        self.steps = 0
+        self.tasks: list[asyncio.Task[None]] = []
+        self.compared = self.complete = 0
+
+    def at(self, step: int, event: Callable[[], None]) -> None:
+        heapq.heappush(self.events, (step, next(self.counter), event))
+
+    def step(self) -> None:
+        """What happens during a step of the model."""
+        self.pass_time()
+
+    def pass_time(self) -> None:
+        self.steps += 1
+        self.loop.now += 0.01
+        while self.events and self.events[0][0] <= self.steps:
+            heapq.heappop(self.events)[2]()
+
+    async def tell(self) -> None:
+        async with Scheduler(self.executor, ToyTokenizer(), queue=3) as scheduler:
+            self.scheduler = scheduler
+            for number in range(self.random.randint(2, 8)):
+                requests = [self.request(number) for _ in range(self.random.randint(1, 3))]
+                self.visit(Session(str(number)), iter(requests))
+            while self.events or not all(task.done() for task in self.tasks):
+                before = self.steps
+                await asyncio.sleep(0)
+                if self.steps == before:
+                    self.pass_time()
+        for task in self.tasks:
+            task.result()
+
+    def request(self, number: int) -> Request:
+        random, context = self.random, self.executor.context
+        prompt = [BOS, *SYSTEM[: random.choice([0, 20, len(SYSTEM)])]]
+        if random.random() < 0.7:  # else just as others ask
+            prompt += f"{number}{'abc'[: random.randint(1, 3)] * random.randint(0, 9)}".encode()
+        return Request(
+            prompt[:context],
+            Sampling(
+                temperature=random.choice([0, 1.5]),
+                seed=random.randrange(10),
+                samplers=("temperature",),
+            ),
+            max_tokens=random.choice([0, 1, 3, 9, 27]),
+            keep=random.choice([None, None, 0, 1, 20, 99]),
+            priority=random.choice(list(Priority)),
+            deadline_s=random.choice([None, None, None, 0.05, 0.5]),
+        )
+
+    def visit(self, session: Session, requests: Iterator[Request]) -> None:
+        """Put the next request to the scheduler some time, then the one after it, …"""
+        request = next(requests, None)
+        if request is None:
+            if self.random.random() < 0.5:
+                self.scheduler.release(session)
+            return
+
+        def ask() -> None:
+            try:
+                answer = self.scheduler.submit(session, request)
+            except BusyError:
+                self.at(self.steps + 3, ask)
+                return
+            stop = self.random.random() < 0.2
+            if stop:
+                self.at(self.steps + self.random.randrange(12), answer.stop)
+            check = self.check(answer, request, stop, lambda: self.visit(session, requests))
+            self.tasks.append(self.loop.create_task(check))
+
+        self.at(self.steps + self.random.randrange(20), ask)
+
+    async def check(
+        self, answer: Answer, request: Request, stop: bool, after: Callable[[], None]
+    ) -> None:
+        text, reason = "", ""
+        try:
+            async for event in answer:
+                match event:
+                    case Text(piece):
+                        text += piece
+                    case Done():
+                        reason = event.reason
+        except ExpiredError:
+            reason = "deadline"
+        whole, end = alone(request, self.executor.context, self.executor.ends)
+        self.compared += len(text)
+        early = [("cancel", stop), ("deadline", request.deadline_s is not None)]
+        if (reason, True) in early:
+            assert whole.startswith(text)
+        else:
+            assert (text, reason) == (whole, end)
+            self.complete += 1
+        after()
+
+
+def tell(seeds: range) -> tuple[int, int]:
+    """Characters compared, answers that came to their own end."""
+    compared = complete = 0
+    for seed in seeds:
+        with asyncio.Runner(loop_factory=Loop) as runner:
+            loop = runner.get_loop()
+            assert isinstance(loop, Loop)
+            story = Story(seed, loop)
+            runner.run(story.tell())
+        compared += story.compared
+        complete += story.complete
+    return compared, complete
+
+
+@pytest.mark.parametrize("seed", range(0, 1000, 100))
+def test_every_answer_is_as_if_its_session_were_alone(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduling, "ThreadPoolExecutor", Inline)
+    compared, complete = tell(range(seed, seed + 100))
+    assert compared > 3000
+    assert complete > 500
+
+
+def test_and_so_it_is_with_a_thread_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    def later(story: Story) -> None:
+        story.loop.call_soon_threadsafe(story.pass_time)
+
+    monkeypatch.setattr(Story, "step", later)
+    compared, complete = tell(range(1000, 1040))
+    assert compared > 1000
+    assert complete > 200
+
+
+@pytest.mark.usefixtures("cpu")
+def test_a_real_model_tells_each_session_the_same_as_alone() -> None:
+    from edgellm.jit_executor import JitExecutor
+
+    model = checkpoint.open(Path(__file__).parent / "data" / "models" / "llama" / "model.gguf")
+    executor = JitExecutor(model, context=48, slots=3, exact=True, chunk=8)
+    single = SingleSlot(executor)
+    random, vocab = Random(5), model.config.vocab
+    starts = [[random.randrange(vocab) for _ in range(20)] for _ in range(2)]
+
+    def request() -> Request:
+        own = [random.randrange(vocab) for _ in range(random.randint(1, 12))]
+        sampling = Sampling(temperature=random.choice([0, 1.0]), seed=random.randrange(9))
+        start = random.choice(starts)[: random.choice([0, 8, 20])]
+        return Request(start + own, sampling, max_tokens=random.randint(1, 9))
+
+    async def visit(scheduler: Scheduler, request: Request) -> list[int]:
+        for _ in range(random.randrange(200)):
+            await asyncio.sleep(0)
+        answer = scheduler.submit(Session(""), request)
+        async for _ in answer:
+            pass
+        return answer.generation.tokens[len(request.tokens) :]
+
+    async def main(requests: list[Request]) -> list[list[int]]:
+        async with Scheduler(executor, ToyTokenizer(), queue=len(requests)) as scheduler:
+            return await asyncio.gather(*(visit(scheduler, one) for one in requests))
+
+    requests = [request() for _ in range(24)]
+    expected = []
+    for one in requests:
+        pieces = generate(single, ToyTokenizer(), one.tokens, one.sampling, one.max_tokens)
+        expected.append([piece.token for piece in pieces])
+    assert asyncio.run(main(requests)) == expected
