@@ -67,10 +67,9 @@ INLINE Halves to_halves(Floats x) {
 // No conversion in hardware (SSE4.2). Shifted into place, a half's exponent is 112 too low, which a
 // multiplication mends, for subnormals too; infinities and NaN aren't kept, nor stored anywhere.
 INLINE Floats from_halves(Halves bits) {
-    Words word = __builtin_convertvector(bits, Words);
-    Words magnitude = (word & 0x7fff) << 13;
-    Words scaled = (Words)((Floats)magnitude * 0x1p112f);
-    return (Floats)(scaled | (word & 0x8000) << 16);
+    Words word = __builtin_convertvector(bits, Words) << 16;
+    Words placed = (Words)((Ints)word >> 3) & 0x8fffe000;  // the sign stays where it is
+    return (Floats)placed * 0x1p112f;
 }
 
 // Rounds to nearest, ties to even, |x| <= 65504.
