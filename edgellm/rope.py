@@ -45,9 +45,14 @@ def rope_table(rope: Rope, context: int, positions: int) -> NDArray[np.float32]:
 
     `context` is what the model is run with; see `frequencies`.
     """
-    angles = np.outer(np.arange(positions, dtype=np.float64), frequencies(rope, context))
-    table = np.stack([np.cos(angles), np.sin(angles)], axis=1) * rope.magnitude
-    return table.astype(np.float32)
+    turns = frequencies(rope, context)
+    table = np.empty((positions, 2, len(turns)), np.float32)
+    # Piece by piece: a long context's angles in float64 would take several times the memory.
+    for begin in range(0, positions, 1024):
+        piece = table[begin : begin + 1024]
+        angles = np.outer(np.arange(begin, begin + len(piece), dtype=np.float64), turns)
+        piece[:, 0], piece[:, 1] = np.cos(angles) * rope.magnitude, np.sin(angles) * rope.magnitude
+    return table
 
 
 def alibi_slopes(heads: int) -> NDArray[np.float32]:

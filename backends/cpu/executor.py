@@ -97,8 +97,11 @@ class BundleExecutor:
             if buffer.role == "state"
         }
         scratch = engine.scratch(self._calls.part(0, count), step)
+        # A prompt's rows want one row of logits, and memory is taken only where it's written.
+        idle = graph.buffers[graph.logits].nbytes * (rows - self.slots)
         need = RUNTIME_BYTES + weight_bytes + sum(states.values()) * self.slots
-        memory.require(name, need + plan.nbytes * rows + scratch, self.context, self.slots)
+        need += plan.nbytes * rows - idle + scratch
+        memory.require(name, need, self.context, self.slots)
 
         self._states = {index: _memory(size * self.slots) for index, size in states.items()}
         self._rows, self._scratch = _memory(plan.nbytes * rows), _memory(scratch)
