@@ -8,7 +8,7 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11 pytho
 # Kernels are compiled by clang: the system's where there is one, else the one in a wheel.
 COMPILER := $(if $(shell command -v clang),,compiler)
 
-.PHONY: help chat test lint bench model clean
+.PHONY: help chat test lint emulation bench model clean
 .SILENT:
 
 help:  ## show this list
@@ -24,6 +24,10 @@ lint: $(VENV)/.developing  ## check style and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy edgellm backends plugins
+
+emulation: $(VENV)/.developing  ## get an aarch64 Python, run every family of models on it under qemu
+	$(BIN)/python tests/emulation.py
+	EDGELLM_FAMILIES=all $(BIN)/pytest -q tests/test_aarch64.py
 
 bench: $(VENV)/.developing  ## measure speed; PEER_PYTHON=python has llama-cpp-python
 	$(BIN)/python tests/benchmarks/speed_table.py build/shapes $(PEER_PYTHON)

@@ -107,8 +107,9 @@ def copy_project(folder: Path) -> None:
         shutil.copytree(Path(spec.origin).parent, folder / package, ignore=ignored)
     information = folder / f"edgellm-{ours.version}.dist-info"
     information.mkdir()
-    for name in ("METADATA", "entry_points.txt"):
-        (information / name).write_text(ours.read_text(name) or ours.read_text("PKG-INFO") or "")
+    named = f"Metadata-Version: 2.1\nName: edgellm\nVersion: {ours.version}\n"
+    (information / "METADATA").write_text(named)
+    (information / "entry_points.txt").write_text(ours.read_text("entry_points.txt") or "")
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,8 @@ class Machine:
             env={
                 "HOME": str(self.project),
                 "LANG": "C.UTF-8",
+                # Keys are this system's: what it builds is trusted there.
+                **{k: v for k, v in os.environ.items() if k == "XDG_CONFIG_HOME"},
                 "OPENBLAS_NUM_THREADS": "1",
                 "PATH": str(self.root / "usr/bin"),
                 "PYTHONPATH": str(self.project),

@@ -1,94 +1,153 @@
-"""What is built here for 64-bit Arm, run by an emulator."""
+"""Bundles built here for 64-bit Arm, run by Debian's Python for it under an emulator.
+
+`make emulation` gets that Python; without it these tests are skipped. With EDGELLM_FAMILIES=all
+every family of tests/data/models runs on every target, else a few of them on each.
+"""
 
 from __future__ import annotations
 
-import arm_code
-import kernel_library
-import kernel_process
-import numpy as np
-import packed_weights
-import pytest
-from numpy.typing import NDArray
+import os
+import shutil
+from pathlib import Path
 
-from edgellm.capture import FORMATS
+import arm_code
+import emulation
+import numpy as np
+import pytest
+import small_models
+from emulation import Machine
+from kernel_process import PROCESSORS
+
+import edgellm
+from edgellm import bundle, cli
 from edgellm.errors import BackendError
+from edgellm.key_folder import KeyFolder
 from edgellm_backends.cpu import library, target
 
-TARGETS = list(kernel_process.PROCESSORS)
+ROOT = emulation.root_folder()  # before tests are given folders of their own
+MODELS = Path(__file__).parent / "data" / "models"
+EVERY = sorted(folder.name for folder in MODELS.iterdir())
+FEW = {
+    "cortex-a53": ("gpt2", "lfm2", "falcon_rw"),
+    "cortex-a72": ("bitnet", "gemma3"),
+    "cortex-a76": ("gemma2", "phi3_longrope", "gptj"),
+    "i8mm": ("qwen3", "stablelm_2_12b"),
+}
+FAMILIES = dict.fromkeys(FEW, EVERY) if os.environ.get("EDGELLM_FAMILIES") == "all" else FEW
+CONFIDENT, AGREEMENT, ERROR = 0.05, 0.97, 0.04
+"""Margins and errors are shares of a position's range of logits."""
 
 
-def compiled(name: str, source: str) -> bytes:
-    """The object that a kernel's file becomes for a target."""
-    made_for = target.find(name)
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
+    qemu = emulation.emulator()
+    if qemu is None:
+        pytest.skip("qemu's emulation of aarch64 programs is not installed")
+    if not ROOT.is_dir():
+        pytest.skip("there is no aarch64 Python to emulate; get it: python tests/emulation.py")
+    project = tmp_path_factory.mktemp("project")
+    emulation.copy_project(project)
+    return Machine(qemu, ROOT, project)
+
+
+def build(model: Path | None, name: str, out: Path) -> None:
+    """Build a bundle for a target; skips without a compiler."""
     try:
-        tools = library.toolchain(made_for)
+        library.toolchain(target.find(name))
     except BackendError as error:
         pytest.skip(str(error))
-    return library.compiled(tools, made_for, library.KERNELS / f"{source}.c").read_bytes()
+    given = [] if model is None else [str(model)]
+    assert cli.main(["build", *given, "--target", name, "-o", str(out)]) == 0
 
 
-@pytest.mark.parametrize(
-    ("name", "present", "absent"),
-    [
-        ("cortex-a53", {"smlal"}, {"sdot", "udot", "smmla"}),
-        ("cortex-a72", {"smlal"}, {"sdot", "udot", "smmla"}),
-        ("cortex-a76", {"sdot"}, {"smmla"}),
-        ("i8mm", {"sdot", "smmla"}, set()),
-    ],
-)
-def test_matrices_are_multiplied_with_the_best_instructions_that_a_target_has(
-    name: str, present: set[str], absent: set[str]
+def logits(machine: Machine, name: str, folder: Path) -> None:
+    """Run bundle_logits.py there, on a target's plainest processor."""
+    program = Path(__file__).with_name("bundle_logits.py")
+    done = machine.python(program, folder, cpu=PROCESSORS[name], timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_families(machine: Machine, name: str, tmp_path: Path) -> None:
+    for family in FAMILIES[name]:
+        source = MODELS / family
+        file = source / "model.gguf"
+        build(file if file.exists() else source, name, tmp_path / f"{family}.edge")
+        np.save(tmp_path / f"{family}.tokens.npy", np.load(source / "reference.npz")["tokens_2"])
+    logits(machine, name, tmp_path)
+    for family in FAMILIES[name]:
+        exact = np.load(MODELS / family / "reference.npz")["logits_2"]
+        found = np.load(tmp_path / f"{family}.logits.npy")
+        extent = np.ptp(exact, axis=1)
+        runner_up, best = np.sort(exact, axis=1)[:, -2:].T
+        confident = best - runner_up > CONFIDENT * extent
+        agreeing = exact.argmax(axis=1) == found.argmax(axis=1)
+        assert agreeing[confident].mean() >= AGREEMENT, family
+        assert (np.abs(found - exact).max(axis=1) / extent).max() <= ERROR, family
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_quantised_models_compute_what_they_do_here(
+    machine: Machine, name: str, tmp_path: Path
 ) -> None:
-    made = compiled(name, "linear")
-    assert {word for word in arm_code.INSTRUCTIONS if arm_code.count(made, word)} >= present
-    assert not {word for word in absent if arm_code.count(made, word)}
+    tokens = list(range(3, 43))
+    expected = {}
+    for architecture in ("llama", "gemma3"):
+        file = tmp_path / f"{architecture}.gguf"
+        small_models.write_gguf(file, architecture)
+        build(file, name, file.with_suffix(".edge"))
+        np.save(tmp_path / f"{architecture}.tokens.npy", tokens)
+        with edgellm.load(file) as model:
+            expected[architecture] = model.logits(tokens)
+    logits(machine, name, tmp_path)
+    for architecture, here in expected.items():
+        there = np.load(tmp_path / f"{architecture}.logits.npy")
+        np.testing.assert_allclose(there, here, atol=1e-3 * np.ptp(here))
 
 
-def fused() -> str:
-    """The best target of this machine, if it multiplies and adds in one rounding as Arm does."""
-    found = [name for name in kernel_library.targets() if name != "sse4.2"]
-    return found[-1] if found else pytest.skip("this processor rounds twice")
+@pytest.mark.parametrize("name", FEW)
+def test_a_library_has_no_instruction_that_its_target_lacks(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "llama.gguf"
+    small_models.write_gguf(file, "llama")
+    build(file, name, tmp_path / "llama.edge")
+    opened = bundle.open(tmp_path / "llama.edge", KeyFolder())
+    made = bytes(opened.blob("library"))
+    assert (arm_code.count(made, "sdot") > 0) == (name in ("cortex-a76", "i8mm"))
+    assert (arm_code.count(made, "smmla") > 0) == (name == "i8mm")
 
 
-def multiply_both(
-    name: str, type: str, weights: NDArray[np.generic], x: NDArray[np.float32], rows: int
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The products of a matrix of `rows` rows with activations, here and on a target."""
-    wide, width = x.shape
-    real = type in packed_weights.FLOATS
-    given = [x if real else None, None if real else kernel_library.quantise(x), weights]
-    numbers = [width, 1, FORMATS.index(type), rows]
-    here, there = np.zeros((2, wide, rows), np.float32)
-    native = kernel_library.build(fused(), "linear")
-    kernel_library.call(native, "linear", [*given, here], numbers, rows=wide)
-    kernel_process.call(name, "linear", "linear", [*given, there], numbers, rows=wide, threads=2)
-    return here, there
+def test_a_chat_without_compiler_and_tinygrad(machine: Machine, tmp_path: Path) -> None:
+    build(None, "cortex-a53", tmp_path / "default.edge")
+    absent = machine.python(
+        "-c", "import importlib.util as u; print(u.find_spec('tinygrad'), u.find_spec('ziglang'))"
+    )
+    assert absent.stdout.split() == ["None", "None"], absent.stderr
+    assert not [
+        command
+        for command in ("cc", "clang", "gcc", "zig")
+        if shutil.which(command, path=ROOT / "usr/bin")
+    ]
+    done = machine.python(
+        *("-m", "edgellm", "chat", tmp_path / "default.edge"),
+        cpu="cortex-a53",
+        answer="turn on the lamp\n",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "lamp" in done.stdout
 
 
-@pytest.mark.parametrize("type", FORMATS)
-@pytest.mark.parametrize("name", TARGETS)
-def test_products_are_those_of_every_other_processor(name: str, type: str) -> None:
-    rng = np.random.default_rng(FORMATS.index(type))
-    for wide, rows in ((1, 13), (2, 8), (7, 24), (39, 17)):
-        x = rng.standard_normal((wide, 512), np.float32)
-        weights = packed_weights.random_weights(type, rows, 512, rng)
-        here, there = multiply_both(name, type, weights, x, rows)
-        assert np.array_equal(here, there), (wide, rows)
+def test_a_processor_that_lacks_instructions_is_told(machine: Machine, tmp_path: Path) -> None:
+    build(None, "cortex-a76", tmp_path / "default.edge")
+    done = machine.python("-m", "edgellm", "chat", tmp_path / "default.edge", cpu="cortex-a72")
+    assert done.returncode == 1, done.stdout
+    assert "asimddp" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize("type", packed_weights.LAYOUTS)
-@pytest.mark.parametrize("name", TARGETS)
-def test_no_sum_overflows(name: str, type: str) -> None:
-    rng = np.random.default_rng(1)
-    signs = rng.choice(np.float32([-1, 1]), (6, 256))
-    signs[0], signs[1] = 1, -1
-    for fill in (0xFF, 0x80, 0x7F):
-        weights = packed_weights.random_weights(type, 8, 256, rng)
-        for field in set(weights.dtype.names or ()) - {"d", "m"}:
-            codes = weights[field]
-            same = np.full(codes.nbytes, fill, np.uint8).view(codes.dtype)
-            weights[field] = same.reshape(codes.shape)
-        exact = signs.astype(np.float64) @ packed_weights.meaning(type, weights, 8).T
-        for x, wanted in ((signs, exact), (signs[:1], exact[:1]), (signs[1:2], exact[1:2])):
-            _, there = multiply_both(name, type, weights, np.ascontiguousarray(x), 8)
-            np.testing.assert_allclose(there, wanted, rtol=1e-4, atol=1e-4 * np.abs(exact).max())
+def test_here_it_is_told_that_the_machine_is_another(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "cortex-a72" if target.machine() == "x86_64" else "avx2"
+    build(None, name, tmp_path / "default.edge")
+    assert cli.main(["chat", str(tmp_path / "default.edge")]) == 1
+    assert f"this machine is {target.machine()}" in capsys.readouterr().err
