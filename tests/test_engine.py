@@ -117,7 +117,7 @@ def test_threads_sleep_when_there_is_nothing_to_do() -> None:
     pool = Engine(built(), 4)
     counter = np.zeros(64, np.int32)
     run = Program([(COUNT, [counter], (64,))]).on(pool)
-    for pause in (0.3, 0.001, 0.0001):  # asleep, falling asleep, awake
+    for pause in (0.3, 0.0005, 0.0001):  # asleep, falling asleep, awake
         begin, used = time.perf_counter(), time.process_time()
         for _ in range(10):
             run()

@@ -42,7 +42,8 @@ enum { ABI = 1 };
 enum {
     MOST_THREADS = 256,
     SPINS = 64,               // between two looks at the clock
-    AWAKE = 100 * 1000,       // nanoseconds that a thread without work spins before it sleeps
+    AWAKE = 500 * 1000,       // nanoseconds that a thread without work spins before it sleeps: as
+                              // long as drawing a token takes, for waking up takes 50,000
     PATIENCE = 1000 * 1000,   // nanoseconds after which a part that isn't finished is looked into
     REST = 20 * 1000 * 1000,  // nanoseconds that a thread without a core is first left out
     LONGEST_REST = 640 * 1000 * 1000,
