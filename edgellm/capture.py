@@ -54,7 +54,7 @@ def capture(config: Config, weights: Mapping[str, Weight]) -> StepGraph:
     head, logits = recorder.calls(_stored(transformer.logits(transformer.final(asked))))
     # The head reads its rows from where the body has left them.
     head = [_renamed(call, recorder.buffer(asked), last) for call in head]
-    body, head = _without_unread(body), _without_unread(head)
+    body, head = _with_merges(_without_unread(body)), _without_unread(head)
     return StepGraph(
         buffers=tuple(recorder.buffers),
         body=tuple(body),
@@ -76,6 +76,16 @@ def _without_unread(calls: Sequence[Call]) -> list[Call]:
         return replace(call, arguments=(output, None, *inputs))
 
     return [pruned(call) for call in calls]
+
+
+def _with_merges(calls: Sequence[Call]) -> list[Call]:
+    """Attention in its two calls, next to each other: the second joins what the first left."""
+    merged: list[Call] = []
+    for call in calls:
+        merged.append(call)
+        if call.kernel == "attend":
+            merged.append(replace(call, kernel="attend_merge"))
+    return merged
 
 
 def _renamed(call: Call, old: int, new: int) -> Call:
