@@ -220,10 +220,10 @@ def start(
             raise UsageError(f"{count!r} {name}; give a whole number from 1 on")
     if kv not in get_args(KV):
         raise UsageError(f"keys and values in {kv!r}; there are {', '.join(get_args(KV))}")
-    context_for(file, context)
+    positions = context_for(file, context)
     ready = file
     if isinstance(file, Checkpoint) and not exact:
-        ready = _built(file, chosen, progress)
+        ready = _built(file, chosen, positions, slots, progress)
     if isinstance(ready, Bundle):
         _check_target(ready, chosen)
 
@@ -246,10 +246,16 @@ def start(
     return Model(ready, tokenizer, open(context), None if fixed else longer)
 
 
-def _built(file: Checkpoint, chosen: Backend, progress: Progress | None) -> Bundle:
-    """The bundle of a checkpoint, in the cache from now on."""
+def _built(
+    file: Checkpoint, chosen: Backend, context: int, slots: int, progress: Progress | None
+) -> Bundle:
+    """The bundle of a checkpoint, in the cache from now on. Raises FitError before the work where
+    this machine can't run it."""
     from edgellm import bundle_builder
 
+    weights = sum(bundle_builder.packed_sizes(file).values())
+    need = memory.running(file.config, weights, context, slots)
+    memory.require(file.path, need, context, slots)
     place = bundle_cache.place(Path(file.path), chosen)
     bundle_builder.build(file, place, chosen, chosen.target(), KeyFolder(), progress=progress)
     bundle_cache.tidy(place)

@@ -92,11 +92,15 @@ def test_a_flipped_bit_anywhere_is_refused(path: Path, keys: KeyFolder, sound: b
             bundle.open(path, keys)
 
 
-@pytest.mark.parametrize("size", [0, 1, 64, 65535, 65536, 100_000, -33, -32, -1, 1])
-def test_a_file_cut_short_or_grown_is_refused(
-    path: Path, keys: KeyFolder, sound: bytes, size: int
-) -> None:
-    path.write_bytes(sound[:size] if size != 1 else sound + b"\0")
+@pytest.mark.parametrize("size", [0, 1, 64, 65535, 65536, 100_000, -33, -32, -1])
+def test_a_file_cut_short_is_refused(path: Path, keys: KeyFolder, sound: bytes, size: int) -> None:
+    path.write_bytes(sound[:size])
+    with pytest.raises(FormatError):
+        bundle.open(path, keys)
+
+
+def test_a_file_that_goes_on_is_refused(path: Path, keys: KeyFolder, sound: bytes) -> None:
+    path.write_bytes(sound + b"\0")
     with pytest.raises(FormatError):
         bundle.open(path, keys)
 
@@ -190,10 +194,15 @@ def test_an_unfinished_bundle_leaves_nothing_behind(
 ) -> None:
     path = tmp_path / "small.edge"
     path.write_text("the former one")
-    with pytest.raises(error), BundleWriter(path) as writer:
-        writer.blob("library", bytes(1 << 20))
-        assert len(list(tmp_path.iterdir())) == 2
-        raise error
+
+    def begin() -> None:
+        with BundleWriter(path) as writer:
+            writer.blob("library", bytes(1 << 20))
+            assert len(list(tmp_path.iterdir())) == 2
+            raise error
+
+    with pytest.raises(error):
+        begin()
     assert [file.name for file in tmp_path.iterdir()] == ["small.edge"]
     assert path.read_text() == "the former one"
 

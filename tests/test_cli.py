@@ -359,7 +359,7 @@ def test_a_users_text_must_not_hold_what_controls_the_model_or_marks_a_turn(chat
     }
     data = TokenizerData("gpt2", tokens=tuple(tokens), types=tuple(tokens.values()))
     model = SimpleNamespace(
-        checkpoint=SimpleNamespace(tokenizer=data), tokenizer=SimpleNamespace(eog={2})
+        file=SimpleNamespace(tokenizer=data), tokenizer=SimpleNamespace(eog={2})
     )
     assert host.control_texts(model, chat) == ["<bos>", "</s>", "<start_of_turn>"]
 

@@ -12,10 +12,13 @@ import pytest
 
 import edgellm
 from edgellm import checkpoint, cli, plugins, runtime
+from edgellm.bundle import Bundle
+from edgellm.bundle_writer import BundleWriter
 from edgellm.checkpoint import Checkpoint
 from edgellm.commands import host
 from edgellm.errors import BackendError, ContextError, FitError, UsageError
-from edgellm.executor import Executor
+from edgellm.executor import Executor, Target
+from edgellm.graph import Buffer, StepGraph
 from edgellm.hookspecs import hookimpl
 from edgellm.keys import MAX_CONTEXT
 
@@ -69,7 +72,7 @@ def test_bad_arguments_are_named(model: edgellm.Model) -> None:
 
 
 class Abacus:
-    """A backend plugin, as far as it needs to go."""
+    """A backend plugin, as far as it needs to go; its bundles hold a graph that does nothing."""
 
     name = "abacus"
 
@@ -83,7 +86,27 @@ class Abacus:
     def probe(self) -> str | None:
         return self.found
 
-    def open(self, checkpoint: Checkpoint, **_: object) -> Executor:
+    def target(self, name: str | None = None, board: str | None = None) -> Target:
+        return Target("wood", "any")
+
+    def lacks(self, target: Target) -> str | None:
+        return None if target.name == "wood" else "this one is of wood"
+
+    def compiler(self, target: Target) -> str:
+        return "carpenter"
+
+    def recipe(self) -> str:
+        return ""
+
+    def build(
+        self, checkpoint: Checkpoint, target: Target, writer: BundleWriter, _: object
+    ) -> None:
+        config = checkpoint.config
+        rows = Buffer("row", nbytes=4 * config.dim), Buffer("row", nbytes=4 * config.vocab)
+        writer.graph(StepGraph(rows, body=(), head=(), hidden=0, logits=1))
+
+    def open(self, bundle: Bundle, **_: object) -> Executor:
+        assert bundle.target == Target("wood", "any")
         self.work()
         raise BackendError("the beads are stuck")
 
@@ -105,8 +128,9 @@ def test_a_third_partys_backend_is_chosen_and_asked_whether_it_can_run(
     manager = plugins.load("backend")
     manager.register(plugin := Abacus(found, work))
     try:
-        with pytest.raises(error, match=said):
-            edgellm.load(device="abacus")
+        for _ in range(2):  # builds, then uses the cache
+            with pytest.raises(error, match=said):
+                edgellm.load(device="abacus")
         options = cli.parser("run").parse_args(["run", "--device", "abacus"])
         with pytest.raises(error, match=said):
             host.load(options)
