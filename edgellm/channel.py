@@ -106,6 +106,15 @@ def query(url: str, known: Mapping[str, str]) -> dict[str, str]:
     return options
 
 
+def priority(url: str, value: str) -> Priority:
+    """A channel URL's option "priority"; raises UsageError unless it names one."""
+    try:
+        return Priority[value.upper()]
+    except KeyError:
+        known = ", ".join(one.name.lower() for one in Priority)
+        raise UsageError(f"{url}: priority is {value!r}; known are {known}") from None
+
+
 def number(url: str, name: str, value: str, least: float, most: float) -> float:
     """A channel URL's option as a number; raises UsageError unless it is from `least` to `most`."""
     try:

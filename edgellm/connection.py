@@ -6,7 +6,7 @@ import asyncio
 import logging
 from typing import Protocol
 
-from edgellm.channel import Answer, Done, Service, Text
+from edgellm.channel import Answer, Done, Priority, Service, Text
 from edgellm.errors import BusyError, EdgeError, LinkError
 from edgellm.link.lines import Command, Event, Lines, Question, Rejected, explain
 
@@ -38,12 +38,20 @@ class Connection:
     doesn't read is no longer read from either, and what waits for it is bounded by the wire.
     """
 
-    def __init__(self, wire: Wire, service: Service, session: str, idle: float = 0) -> None:
+    def __init__(
+        self,
+        wire: Wire,
+        service: Service,
+        session: str,
+        idle: float = 0,
+        priority: Priority = Priority.PERSON,
+    ) -> None:
         """`idle` is how many seconds may pass between lines while no answer runs; 0: any number."""
         self._wire = wire
         self._service = service
         self._session = session
         self._idle = idle
+        self._priority = priority
         self._lines = Lines(blank=service.continues)
         self._rate = 0
         self._deadline = 0.0
@@ -110,7 +118,7 @@ class Connection:
             case Question(text):
                 if self._answer is not None:
                     raise BusyError(1, RETRY_MS)
-                self._answer = self._service.ask(self._session, text)
+                self._answer = self._service.ask(self._session, text, self._priority)
                 self._stopped = False
                 lines.begin()
                 self._delivery = self._tasks.create_task(self._deliver(self._answer))

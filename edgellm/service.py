@@ -8,9 +8,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from edgellm.answer import Answer, Request
+from edgellm.channel import Priority
 from edgellm.sampling import Sampling
 from edgellm.scheduler import Scheduler
-from edgellm.session import Message, Session
+from edgellm.session import Message, Session, common_prefix
 from edgellm.tokenizer import prompt_ids
 
 if TYPE_CHECKING:
@@ -53,10 +54,14 @@ class Conversations:
         max_tokens: int = -1,
         stop: Sequence[str] = (),
         system: str = "",
+        roll: bool = False,
+        keep: int | None = None,
         control: Collection[str] = (),
         about: Mapping[str, object] | None = None,
     ) -> None:
-        """`about` (the model's name, …) begins the status."""
+        """An answer that fills the context ends, or goes on with `roll`: of what came before it,
+        the first `keep` tokens stay (negative: the prompt; None: bos and the system message) and
+        the newest half of the others. `about` (the model's name, …) begins the status."""
         self._scheduler = scheduler
         self._tokenizer = tokenizer
         self._render = render
@@ -65,6 +70,8 @@ class Conversations:
         self._stop = tuple(stop)
         self._first: list[Message] = [Message(role="system", content=system)] if system else []
         longest_first = sorted(filter(None, control), key=len, reverse=True)
+        self._roll = roll
+        self._keep = keep
         self._control = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         self._about = dict(about or {})
         self._sessions: dict[str, Session] = {}
@@ -74,10 +81,16 @@ class Conversations:
     def continues(self) -> bool:
         return self._render is None
 
-    def ask(self, session: str, text: str) -> Answer:
+    def ask(
+        self,
+        session: str,
+        text: str,
+        priority: Priority = Priority.PERSON,
+        deadline_s: float | None = None,
+    ) -> Answer:
         """See `Service.ask`. Raises ContextError if even the newest turn alone is too long."""
         conversation = self._session(session)
-        self._scheduler.check_room(conversation)
+        self._scheduler.check_room(conversation, priority)
         self._settle(conversation)
         messages = [*conversation.messages, Message(role="user", content=text)]
         tokens, dropped = self._fit(messages)
@@ -88,6 +101,9 @@ class Conversations:
             self._stop,
             echo="" if self._render else text,
             reply=self._render is not None,
+            keep=self._kept(tokens) if self._roll else None,
+            priority=priority,
+            deadline_s=deadline_s,
         )
         answer = self._scheduler.submit(conversation, request)
         conversation.messages = messages
@@ -156,6 +172,13 @@ class Conversations:
         tokens = without(dropped)
         del messages[first : first + 2 * dropped]
         return tokens, dropped
+
+    def _kept(self, prompt: list[int]) -> int:
+        """How many of the prompt's first tokens stay when the context rolls."""
+        if self._keep is not None:
+            return self._keep if self._keep >= 0 else len(prompt)
+        # What the prompt has in common with that of another question.
+        return common_prefix(prompt, self._tokens([*self._first, Message(role="user", content="")]))
 
     def _tokens(self, messages: Sequence[Message]) -> list[int]:
         if self._render is None:

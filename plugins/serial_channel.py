@@ -13,6 +13,7 @@ Options, after a "?":
     rtscts=off  xonxoff=off      flow control
     dtr=on  rts=on               the control lines while the port is open
     write_timeout=30             seconds that the device may take too little of what is sent
+    priority=device              or person, batch: whose questions go before whose
 
 A port that isn't there yet, or is unplugged, is waited for. When it comes back a new conversation
 begins: the board behind it was without power.
@@ -40,7 +41,7 @@ from typing import Any, TypeVar
 from urllib.parse import unquote
 
 from edgellm import hookimpl
-from edgellm.channel import Channel, Service, number, query
+from edgellm.channel import Channel, Service, number, priority, query
 from edgellm.connection import Connection
 from edgellm.errors import LinkError, UsageError
 
@@ -58,6 +59,7 @@ KNOWN = {
     "dtr": "on",
     "rts": "on",
     "write_timeout": "30",
+    "priority": "device",
 }
 CHUNK = 4096
 """Bytes read at once, and what a kernel's output buffer holds of a slow line."""
@@ -87,6 +89,7 @@ class SerialChannel:
         # A kernel buffer's room becomes visible only when it has run nearly empty.
         patience = number(url, "write_timeout", options["write_timeout"], 0.01, 1e6)
         self._timeout = patience + CHUNK * 10 / baud
+        self._priority = priority(url, options["priority"])
         self._lines = {line: _flag(url, line, options[line]) for line in ("dtr", "rts")}
         self._settings = {
             "baudrate": int(baud),
@@ -109,7 +112,7 @@ class SerialChannel:
             wire = await self._open()
             name = f"{self.url}#{next(self._names)}"
             try:
-                await Connection(wire, service, name).run()
+                await Connection(wire, service, name, priority=self._priority).run()
                 _tell(f"{self._device}: closed at the other end")
             except LinkError as error:
                 _tell(f"{self._device}: {error}")

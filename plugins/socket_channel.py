@@ -7,6 +7,7 @@ Port 0 lets the system choose; what was chosen is told on standard error. Option
     clients=256         how many may be connected at once; a further one gets `! busy`
     idle=3600           seconds without a line after which a client is let go; 0: never
     write_timeout=30    seconds that a client may take too little of what is sent to it
+    priority=person     or device, batch: whose questions go before whose
     allow=any           tcp: listen on addresses that other machines reach, too
 
 There is no authentication yet, hence only loopback addresses are listened on unless told otherwise,
@@ -29,7 +30,7 @@ from collections.abc import Iterator
 from urllib.parse import unquote, urlsplit
 
 from edgellm import hookimpl
-from edgellm.channel import Channel, Service, number, query
+from edgellm.channel import Channel, Service, number, priority, query
 from edgellm.connection import Connection
 from edgellm.errors import BusyError, LinkError, UsageError
 from edgellm.link.lines import Lines
@@ -99,7 +100,7 @@ class SocketChannel:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        known = {"clients": "256", "idle": "3600", "write_timeout": "30"}
+        known = {"clients": "256", "idle": "3600", "write_timeout": "30", "priority": "person"}
         self._address: tuple[str, int] | None = None
         self._path = ""
         if url.startswith("tcp:"):
@@ -113,6 +114,7 @@ class SocketChannel:
         self._clients = int(number(url, "clients", options["clients"], 1, 10000))
         self._idle = number(url, "idle", options["idle"], 0, 1e9)
         self._timeout = number(url, "write_timeout", options["write_timeout"], 0.01, 1e6)
+        self._priority = priority(url, options["priority"])
         self._names = itertools.count(1)
         self._connected = 0
 
@@ -143,7 +145,7 @@ class SocketChannel:
             else:
                 self._connected += 1
                 try:
-                    await Connection(wire, service, name, self._idle).run()
+                    await Connection(wire, service, name, self._idle, self._priority).run()
                 finally:
                     self._connected -= 1
             await wire.close()

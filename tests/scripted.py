@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 
 from edgellm.answer import Answer
-from edgellm.channel import Done
+from edgellm.channel import Done, Priority
 from edgellm.errors import EdgeError, LinkError
 from edgellm.generation import Piece
 from edgellm.session import Session
@@ -65,14 +65,22 @@ class ScriptedService:
         self.release = asyncio.Event()
         self.held = asyncio.Event()
         self.asked: list[tuple[str, str]] = []
+        self.priorities: list[Priority] = []
         self.answers: list[ScriptedAnswer] = []
         self.forgotten: list[str] = []
         self.closed: list[str] = []
         self.closing = asyncio.Event()
 
-    def ask(self, session: str, text: str) -> ScriptedAnswer:
+    def ask(
+        self,
+        session: str,
+        text: str,
+        priority: Priority = Priority.PERSON,
+        deadline_s: float | None = None,
+    ) -> ScriptedAnswer:
         answer = ScriptedAnswer(self, self.script(text))
         self.asked.append((session, text))
+        self.priorities.append(priority)
         self.answers.append(answer)
         return answer
 

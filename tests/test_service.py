@@ -16,7 +16,7 @@ from toy_executor import BOS, EOS, TURN, VOCAB, ToyExecutor, ToyTokenizer
 
 import edgellm
 from edgellm.answer import Answer
-from edgellm.channel import Done, Text
+from edgellm.channel import Done, Priority, Text
 from edgellm.errors import BackendError, BusyError, ContextError
 from edgellm.generation import SingleSlot, generate
 from edgellm.sampling import Sampling
@@ -379,3 +379,27 @@ def test_a_real_model_tells_each_session_its_story_as_if_it_were_alone(shared: P
                 assert len(text) > len(opening) + 80
 
     asyncio.run(main(edgellm.load(stories / "stories260K.gguf", exact=True, slots=2)))
+
+
+def test_an_answer_that_rolls_keeps_the_system_message() -> None:
+    executor = ToyExecutor(context=64)
+
+    async def test(service: Conversations) -> None:
+        answer = service.ask("a", "hello", Priority.DEVICE, 60.0)
+        text, done = await collect(answer)
+        assert (len(text), done.reason) == (200, "length")
+        begin = ToyTokenizer().encode("<turn>sBe brief.<eos><turn>u", True, True)
+        assert answer.generation.tokens[: len(begin)] == begin
+        assert answer.generation.rolls > 2
+
+    serve(test, executor, system="Be brief.", max_tokens=200, roll=True)
+
+
+@pytest.mark.parametrize(("keep", "kept"), [(3, 3), (0, 0), (-1, 17)])
+def test_how_much_stays_can_be_told(keep: int, kept: int) -> None:
+    async def test(service: Conversations) -> None:
+        answer = service.ask("a", "hello there")
+        await collect(answer)
+        assert (answer.generation.keep, answer.generation.rolls > 0) == (kept, True)
+
+    serve(test, ToyExecutor(context=64), max_tokens=100, roll=True, keep=keep)

@@ -67,6 +67,8 @@ async def conversations(model: Model, options: argparse.Namespace) -> AsyncItera
             max_tokens=options.predict,
             stop=[*options.reverse_prompt, *(chat.stop if converses else ())],
             system=options.system_prompt or "",
+            roll=options.context_shift,
+            keep=options.keep,
             control=control_texts(model, chat),
             about={"model": model.file.provenance.name or Path(model.file.path).stem},
         )

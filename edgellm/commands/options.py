@@ -213,6 +213,20 @@ def add_conversation(parser: argparse.ArgumentParser) -> None:
         help="end the answer before this text; any number",
     )
     group.add_argument(
+        "--context-shift",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="where an answer fills the context, give up the older half of it and go on, in place "
+        "of ending the answer",
+    )
+    group.add_argument(
+        "--keep",
+        type=tokens,
+        metavar="N",
+        help="the first tokens that stay then; -1: all of the prompt (default: the system's "
+        "message)",
+    )
+    group.add_argument(
         "--chat-template",
         metavar="NAME|JINJA",
         help="a named format (chatml, llama2, alpaca) or a template, in place of the model's",
