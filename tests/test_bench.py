@@ -92,7 +92,7 @@ def test_a_table_of_them() -> None:
 
 def test_memory_is_read_by_each_thread() -> None:
     with closing(ReadBandwidth(2, 8 << 20)) as bandwidth:
-        assert bandwidth.part == 4 << 20
+        assert bandwidth.half == 2 << 20
         assert 1e8 < bandwidth.measure() < 1e13
 
 

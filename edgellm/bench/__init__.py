@@ -89,7 +89,7 @@ class Row:
     weight_bytes: int
     """Of weights that one step of decoding reads."""
     read_gb_s: float
-    """Bandwidth of reading memory with as many threads, measured between the turns."""
+    """Bandwidth of reading memory with as many threads, measured after each of our turns."""
     read_repeats: list[float]
     peer: str | None = None
     """Name and version."""
@@ -227,10 +227,11 @@ def _row(sides: Sequence[_Side], repetitions: int, device: str, mode: str) -> Ro
     read = []
     with closing(ReadBandwidth(test.threads)) as bandwidth:
         for turn in range(repetitions):
-            read.append(bandwidth.measure() / 1e9)
             # Whoever comes second finds the caches, and perhaps the clock, as the first left them.
             for side in sides if turn % 2 == 0 else reversed(sides):
                 side.turn()
+                if side is sides[0]:
+                    read.append(bandwidth.measure() / 1e9)
     about = {name: sides[0].process.about[name] for name in ABOUT}
     row = Row(
         test=test,
