@@ -125,7 +125,9 @@ class Sampling:
 class Filter(Protocol):
     """One link of the chain: gives tokens up (minus infinity) or reshapes their logits.
 
-    One that has an attribute `idle`, and it is true, changes nothing and isn't asked.
+    Two attributes may spare work: where `idle` is true, the filter changes nothing and isn't asked;
+    where `by_value` is, it doesn't look at whose a logit is, and may be given only those of the
+    tokens that aren't given up yet.
     """
 
     def apply(self, logits: NDArray[np.float32], history: Sequence[int]) -> NDArray[np.float32]:
@@ -163,19 +165,27 @@ class Sampler:
         if self.options.temperature == 0 and not self.filters:
             return likeliest
         current = np.array(logits, np.float32)
+        ids: NDArray[np.intp] | None = None  # whose logits `current` holds, if not everybody's
         for name, link in self.filters:
+            by_value = getattr(link, "by_value", False)
+            if ids is not None and not by_value:
+                current, ids = spread(current, ids, size), None
             try:
                 current = link.apply(current, history)
             except EdgeError:
                 raise
             except Exception as error:  # a filter from outside must not take the server with it
                 raise PluginError(name, f"{type(error).__name__}: {error}") from error
-            current = _checked(name, current, size)
+            current = _checked(name, current, size if ids is None else len(ids))
+            if by_value:
+                left = candidates(current)
+                current, ids = current[left], left if ids is None else ids[left]
+        if ids is None:
+            ids = candidates(current)
+            current = current[ids]
         if self.options.temperature == 0:
-            return int(current.argmax())
-        ids = candidates(current)
-        probabilities = softmax(current[ids])
-        bounds = np.cumsum(probabilities)
+            return int(ids[current.argmax()])
+        bounds = np.cumsum(softmax(current))
         place = np.searchsorted(bounds, self.rng.random() * bounds[-1], side="right")
         return int(ids[min(int(place), len(ids) - 1)])
 
@@ -194,9 +204,14 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
 
 def keep(logits: NDArray[np.float32], ids: NDArray[np.intp]) -> NDArray[np.float32]:
     """Logits (vocab,) with all tokens but `ids` given up."""
-    kept = np.full_like(logits, -np.inf)
-    kept[ids] = logits[ids]
-    return kept
+    return spread(logits[ids], ids, len(logits))
+
+
+def spread(logits: NDArray[np.float32], ids: NDArray[np.intp], size: int) -> NDArray[np.float32]:
+    """Logits (size,) of which only those of `ids` aren't given up."""
+    everybody = np.full(size, -np.inf, np.float32)
+    everybody[ids] = logits
+    return everybody
 
 
 def _checked(name: str, logits: object, size: int) -> NDArray[np.float32]:

@@ -15,6 +15,8 @@ from edgellm.tokenizer import Tokenizer
 
 
 class MinP:
+    by_value = True
+
     def __init__(self, p: float) -> None:
         self.p = p
         self.idle = p <= 0

@@ -16,6 +16,8 @@ COLDEST = 1e-30
 
 
 class Temperature:
+    by_value = True
+
     def __init__(self, temperature: float) -> None:
         self.temperature = temperature
 

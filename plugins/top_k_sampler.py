@@ -18,6 +18,8 @@ BLOCK = 64
 class TopK:
     """Among equals at the border the lower ids stay, so that exactly k do."""
 
+    by_value = True
+
     def __init__(self, k: int) -> None:
         self.k = k
         self.idle = k <= 0

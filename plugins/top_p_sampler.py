@@ -18,6 +18,8 @@ HEAD = 256
 class TopP:
     """Keeps at least one token; among equals the lower id comes first."""
 
+    by_value = True
+
     def __init__(self, p: float) -> None:
         self.p = p
         self.idle = p >= 1

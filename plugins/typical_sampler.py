@@ -16,6 +16,8 @@ from edgellm.tokenizer import Tokenizer
 class Typical:
     """Keeps tokens by |surprise - entropy|, least first, until their probabilities exceed p."""
 
+    by_value = True
+
     def __init__(self, p: float) -> None:
         self.p = p
         self.idle = p >= 1

@@ -213,3 +213,19 @@ def test_a_large_vocabulary_takes_milliseconds() -> None:
         sampler.sample(logits, [1, 2, 3])
         times.append(time.perf_counter() - started)
     assert min(times) < 0.01  # a tenth of it on an idle laptop
+
+
+def test_filters_that_go_by_value_draw_the_same_from_fewer_logits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    orders = [DEFAULT_ORDER, ("temperature", "penalties", "min_p"), ("top_p", "dry", "top_k")]
+    options = [
+        {"seed": seed, "samplers": order, "temperature": heat, "repeat_penalty": 1.3}
+        for seed, order in enumerate(orders)
+        for heat in (0.0, 0.9, 3.0)
+    ]
+    fewer = [draws(**option) for option in options]
+    for name in ("top_k", "top_p", "min_p", "temperature"):
+        link = type(plugins.ask("sampler", name=name, options=Sampling(), tokenizer=None))
+        monkeypatch.setattr(link, "by_value", False)
+    assert fewer == [draws(**option) for option in options]
