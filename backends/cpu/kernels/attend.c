@@ -45,7 +45,8 @@ static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 static int64_t pieces(int64_t count, int64_t size) { return (count + size - 1) / size; }
 
-static Plan plan(const Call *call, const Step *step) {
+// The plan as far as it doesn't depend on positions.
+static Plan outline(const Call *call, const Step *step) {
     Plan p = {.state = {call->numbers[1], call->numbers[2], step->context, step->kv_int8}};
     p.heads = call->numbers[0];
     p.group = p.heads / p.state.heads;
@@ -56,6 +57,11 @@ static Plan plan(const Call *call, const Step *step) {
     p.blocks = pieces(p.group, p.tile_heads);
     p.tiles = pieces(step->rows, p.tile_rows);
     p.stride = pieces(step->context, CHUNK);
+    return p;
+}
+
+static Plan plan(const Call *call, const Step *step) {
+    Plan p = outline(call, step);
     if (step->rows <= SPREAD_ROWS) {
         Span seen = span_of(call, step, 0);
         for (int64_t row = 1; row < step->rows; row++) {
@@ -283,8 +289,9 @@ WIDE static void run_attend(const Call *call, const Step *step, int part, int pa
     }
 }
 
+// Of any step with as many rows or fewer.
 static size_t scratch_for_attend(const Call *call, const Step *step) {
-    Plan p = plan(call, step);
+    Plan p = outline(call, step);
     return (size_t)(least(step->rows, SPREAD_ROWS) * p.heads * p.stride * (p.padded + HEADER)) *
            sizeof(float);
 }
