@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
+import kernel_process
 import numpy as np
 import pytest
 from hypothesis import Phase, given, settings
@@ -238,6 +239,34 @@ def test_int8_is_within_half_a_percent_of_float(target: str) -> None:
     assert np.sqrt(np.mean(error**2) / np.mean(exact**2)) < 0.01
     stored = np.sqrt(np.mean((small.keys - whole.keys) ** 2) / np.mean(whole.keys**2))
     assert stored < 0.007
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_attention_on_arm(int8: bool) -> None:
+    layer = Layer(heads=7, keys=1, width=20, context=304, int8=int8, window=280)
+    past = Past(targets()[0], layer)  # for what it expects
+    keys, values = (rows(layer, 300, i, layer.keys) for i in range(2))
+    past.store(keys, values, range(300), [0] * 300)
+    state = np.full_like(past.state, 0xFF)
+    queries = rows(layer, 20, 5, layer.heads)  # so many that they need no merging
+    out, positions = np.zeros_like(queries), list(range(280, 300))
+    arm, shape = "cortex-a53", [layer.keys, layer.width]
+    place = {"context": layer.context, "kv_int8": int8}
+    kernel_process.call(arm, "store", "store", [state, keys, values], shape, rows=300, **place)
+    kernel_process.call(
+        arm,
+        "attend",
+        "attend",
+        [out, state, queries, None],
+        [layer.heads, *shape, layer.window],
+        [layer.scale, 0.0],
+        rows=20,
+        positions=positions,
+        **place,
+    )
+    tolerance = (1e-3 if int8 else 2e-5) * np.abs(past.values).max()
+    expected = past.expected(queries, positions, [0] * 20)
+    np.testing.assert_allclose(out, expected, rtol=0, atol=tolerance)
 
 
 # --- whatever surrounds a row -------------------------------------------------------------------

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+import kernel_process
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -34,14 +35,13 @@ def quantised(rows: int, width: int) -> NDArray[np.uint8]:
 def check_quantised(packed: NDArray[np.uint8], x: Array) -> None:
     """Codes within half a step of x (rows, K), and scales and sums that belong to them."""
     rows, width = x.shape
-    fields = {"code": (np.int8, width)}
-    fields |= {"scale": (np.float32, width // 32), "sum": (np.int32, width // 32)}
-    fields |= {"half": (np.int32, width // 32)}
-    at, found = 0, {}
-    for name, (kind, count) in fields.items():
-        size = count * np.dtype(kind).itemsize
-        found[name] = np.ascontiguousarray(packed[:, at : at + size]).view(kind)
-        at += size
+    ends = np.cumsum([0, width, width // 8, width // 8, width // 8])
+    names, kinds = ("code", "scale", "sum", "half"), ("i1", "f4", "i4", "i4")
+    fields = zip(names, kinds, ends[:-1], ends[1:], strict=True)
+    found = {
+        name: np.ascontiguousarray(packed[:, begin:end]).view(kind)
+        for name, kind, begin, end in fields
+    }
     blocks, codes = x.reshape(rows, -1, 32), found["code"].reshape(rows, -1, 32).astype(np.int32)
     peak = np.abs(blocks).max(axis=2)
     np.testing.assert_allclose(found["scale"], np.where(peak > 1e-30, peak / 127, 0), rtol=1e-6)
@@ -112,6 +112,29 @@ def test_norm(
     np.testing.assert_array_equal(x, out)  # in place
 
 
+def test_norm_on_arm() -> None:
+    x, weight = normal(3, 1, 608), normal(608, seed=1)
+    out, packed = np.zeros_like(x), quantised(3, 608)
+    buffers, numbers = [out, packed, x, weight], [1, 608, 0]
+    kernel_process.call("cortex-a53", "norm", "norm", buffers, numbers, [1e-5], rows=3)
+    exact = x / np.sqrt((x.astype(np.float64) ** 2).mean(axis=-1, keepdims=True) + 1e-5) * weight
+    np.testing.assert_allclose(out, exact, rtol=2e-5, atol=2e-5)
+    check_quantised(packed, out[:, 0])
+
+
+@on_each_target
+def test_groups_with_weights_of_their_own(target: str) -> None:
+    x, weight, bias = normal(2, 3, 20), normal(60, seed=1), normal(60, seed=2)
+    out, one = np.zeros_like(x), np.zeros((2, 20), np.float32)
+    library = build(target, "norm")
+    call(library, "norm", [out, None, x, weight, bias], [3, 20, 1, 1], [1e-5], rows=2)
+    for group in range(3):
+        alone = [np.ascontiguousarray(part) for part in (x[:, group], weight, bias)]
+        alone[1:] = (part[group * 20 : group * 20 + 20] for part in alone[1:])
+        call(library, "norm", [one, None, *alone], [1, 20, 1, 0], [1e-5], rows=2)
+        np.testing.assert_array_equal(out[:, group], one)
+
+
 # --- gate ---------------------------------------------------------------------------------------
 
 ACTIVATIONS: dict[int, Callable[[Exact], Exact]] = {
@@ -143,11 +166,22 @@ def test_gate(target: str, activation: int, width: int, gated: bool) -> None:
 @on_each_target
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_gates_of_huge_values_stay_numbers(target: str, activation: int) -> None:
-    gate = np.float32([[-1e18, -1e4, -200, -89, 89, 200, 1e4, 1e18]])
+    gate = np.array([[-1e18, -1e4, -200, -89, 89, 200, 1e4, 1e18]], np.float32)
     out = np.zeros_like(gate)
     call(build(target, "gate"), "gate", [out, None, gate, None], [8, activation])
     exact = np.maximum(gate, 0) ** (2 if activation == 3 else 1)
     np.testing.assert_allclose(out, exact, rtol=1e-6, atol=1e-15)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_gate_on_arm(activation: int) -> None:
+    gate, up = normal(2, 2080, size=4), normal(2, 2080, seed=1)
+    out, packed = np.zeros_like(gate), quantised(2, 2080)
+    buffers, numbers = [out, packed, gate, up], [2080, activation]
+    kernel_process.call("cortex-a53", "gate", "gate", buffers, numbers, rows=2)
+    exact = ACTIVATIONS[activation](gate.astype(np.float64)) * up
+    np.testing.assert_allclose(out, exact, rtol=2e-6, atol=3e-6)
+    check_quantised(packed, out)
 
 
 # --- rotate -------------------------------------------------------------------------------------
@@ -262,7 +296,7 @@ def test_error_of_functions(target: str, tmp_path: Path) -> None:
     x = np.linspace(-80, 88, 1 << 18).astype(np.float32)
     exact = np.exp(x.astype(np.float64))
     np.testing.assert_allclose(apply(target, "exp16", x, tmp_path), exact, rtol=2e-7, atol=0)
-    ends = np.float32([0, -80.01, -1e9, -np.inf] * 4)
+    ends = np.array([0, -80.01, -1e9, -np.inf] * 4, np.float32)
     assert apply(target, "exp16", ends, tmp_path).tolist() == [1, 0, 0, 0] * 4
 
     x = np.concatenate([np.linspace(-12, 12, 1 << 16), np.geomspace(1e-30, 1, 1 << 10)])
