@@ -63,6 +63,7 @@ INLINE void dot(Ints *sum, const Bytes *code, int inputs, const int8_t *x, int64
     }
 #endif
     (void)panel;
+#pragma clang loop unroll(full)
     for (int i = 0; i < inputs; i += 16) dot16(sum, code + i / 4, x + i, stride, rows, limit);
 }
 
@@ -71,6 +72,7 @@ INLINE void dot(Ints *sum, const Bytes *code, int inputs, const int8_t *x, int64
 INLINE void multiply_block(Floats *y, const Block *block, Activations x, int64_t b, int rows,
                            Layout layout, bool panel) {
     int scales = layout.halves ? 2 : 1;
+#pragma clang loop unroll(full)
     for (int s = 0; s < scales; s++) {
         Ints sum[MOST_ROWS];
         for (int r = 0; r < rows; r++) sum[r] = (Ints)(-layout.offset * total(x, r, b, layout, s));
