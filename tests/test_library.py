@@ -6,6 +6,7 @@ import ctypes
 import multiprocessing
 import os
 import struct
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -161,6 +162,12 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(BackendError, match=r"cannot write .*XDG_CACHE_HOME"):
+        made(target.native())
+
+
+def test_a_system_without_a_place_for_drafts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", "/nonexistent")
+    with pytest.raises(BackendError, match="set TMPDIR"):
         made(target.native())
 
 

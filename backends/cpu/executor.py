@@ -113,16 +113,7 @@ class BundleExecutor:
         step.scratch, step.scratch_bytes = self._scratch.ctypes.data, scratch
 
         starts = {index: offset * rows for index, offset in plan.offsets.items()}
-        addresses = {index: self._rows.ctypes.data + start for index, start in starts.items()}
-        addresses.update((index, state.ctypes.data) for index, state in self._states.items())
-        addresses.update((index, table.ctypes.data) for index, table in self._tables.items())
-        for index, buffer in enumerate(graph.buffers):
-            if buffer.role == "weight":
-                addresses[index] = weights[buffer.name]
-            elif buffer.role in ("tokens", "positions"):
-                addresses[index] = getattr(step, buffer.role)
-        self._calls.place(addresses)
-
+        self._calls.place(self._addresses(starts, weights))
         self._hidden, self._logits = (
             self._rows[starts[index] :][: graph.buffers[index].nbytes * rows]
             .view(np.float32)
@@ -134,6 +125,18 @@ class BundleExecutor:
             engine.prepared(self._calls.part(*part), step, self._cancel)
             for part in ((0, count), (0, body), (body, count))
         )
+
+    def _addresses(self, starts: Mapping[int, int], weights: Mapping[str, int]) -> dict[int, int]:
+        """Of every buffer of the graph; row buffers start somewhere in the rows' memory."""
+        addresses = {index: self._rows.ctypes.data + start for index, start in starts.items()}
+        addresses.update((index, state.ctypes.data) for index, state in self._states.items())
+        addresses.update((index, table.ctypes.data) for index, table in self._tables.items())
+        for index, buffer in enumerate(self._graph.buffers):
+            if buffer.role == "weight":
+                addresses[index] = weights[buffer.name]
+            elif buffer.role in ("tokens", "positions"):
+                addresses[index] = getattr(self._step, buffer.role)
+        return addresses
 
     def _state_bytes(self, engine: Engine, layer: int) -> int:
         """Of one layer and slot."""

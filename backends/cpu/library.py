@@ -13,8 +13,9 @@ import shutil
 import subprocess
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,8 +64,8 @@ def library(
     """
     tools = toolchain(target)
     sources = sorted(kernels or KERNELS.glob("*.c"))
-    with tempfile.TemporaryDirectory(prefix="edgellm-") as folder:
-        step, made = Path(folder, "step.c"), Path(folder, "step.o")
+    with _folder() as folder:
+        step, made = folder / "step.c", folder / "step.o"
         step.write_text(step_source, encoding="utf-8")
         pool = ThreadPoolExecutor(AT_ONCE)
         try:
@@ -77,7 +78,7 @@ def library(
                     progress("compiling", len(objects), len(tasks))
         finally:
             pool.shutdown(cancel_futures=True)
-        out = Path(folder, "step.so")
+        out = folder / "step.so"
         _link(tools, target, objects, out)
         return out.read_bytes()
 
@@ -179,8 +180,18 @@ def _linkers(compiler: Sequence[str], target: Processor) -> list[tuple[str, ...]
 
 
 def _try(tools: Toolchain, target: Processor) -> None:
-    with tempfile.TemporaryDirectory(prefix="edgellm-") as folder:
-        source, made = Path(folder, "probe.c"), Path(folder, "probe.o")
+    with _folder() as folder:
+        source, made = folder / "probe.c", folder / "probe.o"
         source.write_text(PROBE, encoding="utf-8")
         _compile(tools, target, source, made)
-        _link(tools, target, [made], Path(folder, "probe.so"))
+        _link(tools, target, [made], folder / "probe.so")
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    """A folder that is gone afterwards."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="edgellm-") as name:
+            yield Path(name)
+    except OSError as error:
+        raise BackendError(f"cannot compile: {error}; set TMPDIR to another folder") from error
