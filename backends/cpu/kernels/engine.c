@@ -130,6 +130,7 @@ static bool wait_for_work(Worker *self) {
         if (clock_now(MONOTONIC) - begin < AWAKE) continue;
         // Either this thread sees the work that is being dealt, or the caller sees it asleep.
         atomic_store(&self->asleep, 1);
+        atomic_thread_fence(memory_order_seq_cst);
         if (!has_work(self) && !atomic_load(&self->pool->stop))
             syscall(FUTEX, &self->asleep, WAIT_PRIVATE, 1, NULL, NULL, 0);
         atomic_store(&self->asleep, 0);
