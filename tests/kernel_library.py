@@ -17,9 +17,12 @@ import pytest
 from numpy.typing import NDArray
 
 KERNELS = Path(__file__).resolve().parents[1] / "backends" / "cpu" / "kernels"
-FLAGS = "-O3 -fPIC -ffp-contract=off -fno-math-errno -Wall -Wextra -Werror -std=c11".split()
+FLAGS = [
+    *("-O3", "-fPIC", "-std=c11", "-ffp-contract=off", "-fno-math-errno"),
+    *("-Wall", "-Wextra", "-Werror"),
+]
 
-# Each target's machine, its name for the compiler, and what /proc/cpuinfo says of a CPU that has it.
+# Each target's machine, its name for the compiler, and what /proc/cpuinfo says of a CPU of it.
 TARGETS = {
     "sse4.2": ("x86_64", "x86_64_v2", {"sse4_2", "ssse3", "popcnt"}),
     "avx2": ("x86_64", "x86_64_v3", {"avx2", "fma", "f16c", "bmi2"}),

@@ -101,9 +101,7 @@ def meaning(name: str, packed: NDArray[np.void | np.float32], rows: int) -> NDAr
     return moved.reshape(moved.shape[0] * 8, -1)[:rows]
 
 
-def superblock(
-    name: str, packed: NDArray[np.void], d: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def superblock(name: str, packed: NDArray[np.void], d: NDArray[np.float64]) -> NDArray[np.float64]:
     """The values (groups, blocks, 8 rows, 256 inputs) of a K format."""
     part = packed["part"]
     codes = nibbles(part["nibbles"])  # (groups, blocks, 8 parts, 8 rows, 32)

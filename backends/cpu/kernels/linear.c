@@ -7,9 +7,10 @@
 enum {
     PANEL_BLOCKS = 16,   // 512 inputs of a panel, decoded, stay in the first-level cache
     ROW_BLOCK = 96,      // so many rows of activations at most are multiplied with a panel at once
-    DIRECT_ROWS = 4,     // up to here decoding into registers is cheaper
+    DIRECT_ROWS = 6,     // up to here decoding into registers is cheaper
     PART_BYTES = 32768,  // of weights: a microsecond of work
-    AHEAD = 4096,        // bytes that weights are fetched ahead: the processor stops at a page's end
+    PARTS = 4,           // a thread: fewer leave it waiting, more break up the stream from memory
+    AHEAD = 8192,        // bytes that weights are fetched ahead: the processor stops at a page's end
 };
 
 typedef struct {
@@ -95,6 +96,9 @@ INLINE void decode(int format, PanelBlock *panel, const Matrix *matrix, int64_t 
                 read_block(&block, format, w, part);
                 place(panel + b + part, g, block, layout);
             }
+        // The next blocks arrive while these are multiplied.
+        for (int64_t line = 0; line < blocks / parts * layout.bytes; line += 64)
+            __builtin_prefetch((const void *)((uintptr_t)w + (uintptr_t)line), 0, 2);
     }
 }
 
@@ -232,7 +236,7 @@ static int linear_parts(const Call *call, const Step *step) {
         items += panels(&matrix) * row_blocks(step);
         bytes += panels(&matrix) * PANEL_GROUPS * matrix.bytes;
     }
-    int64_t parts = bytes * step->rows / PART_BYTES, most = 16 * (int64_t)step->threads;
+    int64_t parts = bytes * step->rows / PART_BYTES, most = PARTS * (int64_t)step->threads;
     if (parts > most) parts = most;
     if (parts > items) parts = items;
     return parts < 1 ? 1 : (int)parts;

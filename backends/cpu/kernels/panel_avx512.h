@@ -26,6 +26,7 @@ INLINE void multiply_pairs(__m512 (*y)[PAIRS], const PanelBlock *block, Activati
         for (int r = 0; r < rows; r++)
             for (int p = 0; p < PAIRS; p++)
                 sum[r][p] = _mm512_set1_epi32(-layout.offset * total(x, r, b, layout, s));
+#pragma clang loop unroll(full)
         for (int i = s * codes; i < (s + 1) * codes; i++)
             for (int r = 0; r < rows; r++) {
                 __m512i four_inputs = _mm512_set1_epi32(four(x.code + r * x.stride + b * 32 + i * 4));
