@@ -26,7 +26,8 @@ PEERS = bench.Figures(500.0, 40.0, 0.5, 128 << 20, [500.0], [40.0], [0.5])
 
 def row(theirs: bench.Figures | None = None) -> bench.Row:
     return bench.Row(
-        model="a | b\x1b",
+        model="a model",
+        file="folder/a | b\x1b",
         type="Q4_0",
         parameters=1_000_000,
         bytes=600_000,

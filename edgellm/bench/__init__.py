@@ -76,6 +76,8 @@ class Row:
     """The result of one test."""
 
     model: str
+    """Its name, as the file says it."""
+    file: str
     type: str
     """Of most of the layers' weights."""
     parameters: int
@@ -238,6 +240,7 @@ def _row(sides: Sequence[_Side], repetitions: int, device: str, mode: str) -> Ro
         ours=sides[0].figures(),
         read_gb_s=statistics.median(read),
         read_repeats=read,
+        file=str(sides[0].task["model"]),
         device=device,
         mode=mode,
         **about,

@@ -7,6 +7,7 @@ import itertools
 import json
 import sys
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from edgellm import bench
 from edgellm.commands import options as shared
@@ -132,7 +133,7 @@ def table(rows: Iterable[bench.Row]) -> Iterator[str]:
         share = row.read_share
         yield _line(
             (
-                f"{row.model} ({row.parameters / 1e6:.1f} M)",
+                f"{Path(row.file).name} ({row.parameters / 1e6:.1f} M)",
                 row.type if row.mode == "fast" else f"{row.type}, {row.mode}",
                 str(test.threads),
                 str(test.batch),
