@@ -92,3 +92,18 @@ def test_no_sum_overflows(name: str, type: str) -> None:
         for x, wanted in ((signs, exact), (signs[:1], exact[:1]), (signs[1:2], exact[1:2])):
             _, there = multiply_both(name, type, weights, np.ascontiguousarray(x), 8)
             np.testing.assert_allclose(there, wanted, rtol=1e-4, atol=1e-4 * np.abs(exact).max())
+
+
+@pytest.mark.parametrize("type", FORMATS)
+@pytest.mark.parametrize("name", ["cortex-a53", "i8mm"])
+def test_tokens_are_looked_up(name: str, type: str) -> None:
+    weights = packed_weights.random_weights(type, 21, 256, np.random.default_rng(3))
+    tokens = [0, 20, 7, 21, -1, 12]
+    here, there = np.ones((2, len(tokens), 256), np.float32)
+    numbers = [FORMATS.index(type), 256, 21, 0]
+    place = {"rows": len(tokens), "threads": 2, "tokens": tokens}
+    native = kernel_library.build(kernel_library.targets()[0], "embed")
+    kernel_library.call(native, "embed", [here, weights], numbers, **place)
+    kernel_process.call(name, "embed", "embed", [there, weights], numbers, **place)
+    assert np.array_equal(here, there)
+    assert here[:3].any()
