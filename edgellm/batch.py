@@ -46,8 +46,12 @@ class Batch:
         self._pace = pace
         self.answers = 0
         """How many answers drew a token in the last step that drew any."""
-        self.tokens_per_second = 0.0
-        """Of all answers together, over the last second of work or so."""
+        self._drawn = self._seconds = 0.0  # lately: both fade within a second or so of work
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Of all answers together, lately."""
+        return self._drawn / self._seconds if self._seconds else 0.0
 
     def work(
         self,
@@ -80,8 +84,9 @@ class Batch:
         self._pace.measure(decoding, rows - decoding, seconds)
         if news:
             self.answers = len(news)
-            weight = min(1.0, seconds) if self.tokens_per_second else 1.0
-            self.tokens_per_second += weight * (len(news) / seconds - self.tokens_per_second)
+            fading = max(0.0, 1.0 - seconds)
+            self._drawn = self._drawn * fading + len(news)
+            self._seconds = self._seconds * fading + seconds
         return news
 
     def _feed(self, parts: Sequence[Part], news: News) -> None:

@@ -16,12 +16,13 @@ import numpy as np
 import pytest
 from toy_executor import BOS, EOS, ToyExecutor, ToyTokenizer
 
+import edgellm
 from edgellm import checkpoint
 from edgellm import scheduler as scheduling
 from edgellm.answer import Answer, Request
 from edgellm.channel import Done, Priority, Text
 from edgellm.errors import BusyError, ExpiredError
-from edgellm.generation import SingleSlot, generate
+from edgellm.generation import Piece, SingleSlot, generate
 from edgellm.sampling import Sampler, Sampling
 from edgellm.scheduler import Scheduler
 from edgellm.session import Session
@@ -220,36 +221,56 @@ def test_and_so_it_is_with_a_thread_at_work(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.usefixtures("cpu")
-def test_a_real_model_tells_each_session_the_same_as_alone() -> None:
-    from edgellm.jit_executor import JitExecutor
+@pytest.mark.parametrize(("kind", "count", "longest"), [("bundle", 200, 50), ("jit", 24, 9)])
+def test_a_real_model_tells_each_session_the_same_as_alone(
+    kind: str, count: int, longest: int
+) -> None:
+    path = Path(__file__).parent / "data" / "models" / "llama" / "model.gguf"
+    if kind == "bundle":
+        model = edgellm.load(path, context=48, slots=3)
+        executor = model.executor
+    else:
+        from edgellm.jit_executor import JitExecutor
 
-    model = checkpoint.open(Path(__file__).parent / "data" / "models" / "llama" / "model.gguf")
-    executor = JitExecutor(model, context=48, slots=3, exact=True, chunk=8)
-    single = SingleSlot(executor)
-    random, vocab = Random(5), model.config.vocab
+        executor = JitExecutor(checkpoint.open(path), context=48, slots=3, exact=True, chunk=8)
+    random, vocab = Random(5), executor.config.vocab
     starts = [[random.randrange(vocab) for _ in range(20)] for _ in range(2)]
 
     def request() -> Request:
         own = [random.randrange(vocab) for _ in range(random.randint(1, 12))]
         sampling = Sampling(temperature=random.choice([0, 1.0]), seed=random.randrange(9))
         start = random.choice(starts)[: random.choice([0, 8, 20])]
-        return Request(start + own, sampling, max_tokens=random.randint(1, 9))
+        return Request(
+            start + own,
+            sampling,
+            max_tokens=random.randint(1, longest),
+            keep=random.choice([None, 4]),
+            priority=random.choice(list(Priority)),
+        )
 
-    async def visit(scheduler: Scheduler, request: Request) -> list[int]:
-        for _ in range(random.randrange(200)):
-            await asyncio.sleep(0)
+    async def visit(scheduler: Scheduler, request: Request) -> list[int | None]:
+        await asyncio.sleep(random.random() * 0.3)
         answer = scheduler.submit(Session(""), request)
+        drawn: list[int | None] = []
+        accept = answer.generation.accept
+
+        def watched(token: int) -> Piece:
+            drawn.append(token)
+            return accept(token)
+
+        answer.generation.accept = watched  # type: ignore[method-assign]
         async for _ in answer:
             pass
-        return answer.generation.tokens[len(request.tokens) :]
+        return drawn
 
-    async def main(requests: list[Request]) -> list[list[int]]:
+    async def main(requests: list[Request]) -> list[list[int | None]]:
         async with Scheduler(executor, ToyTokenizer(), queue=len(requests)) as scheduler:
             return await asyncio.gather(*(visit(scheduler, one) for one in requests))
 
-    requests = [request() for _ in range(24)]
-    expected = []
+    requests, expected, single = [request() for _ in range(count)], [], SingleSlot(executor)
     for one in requests:
-        pieces = generate(single, ToyTokenizer(), one.tokens, one.sampling, one.max_tokens)
+        pieces = generate(
+            single, ToyTokenizer(), one.tokens, one.sampling, one.max_tokens, keep=one.keep
+        )
         expected.append([piece.token for piece in pieces])
     assert asyncio.run(main(requests)) == expected
