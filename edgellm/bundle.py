@@ -168,6 +168,13 @@ def open(
     )
 
 
+def read_manifest(path: str | os.PathLike[str]) -> Manifest:
+    """What a bundle says of itself, whoever has signed it; its blobs aren't looked at. Raises as
+    `open` does."""
+    header, raw, _ = _frame(memoryview(_map(Path(path))), str(path))
+    return manifest.read(raw, str(path), header.manifest_offset)[0]
+
+
 def signers(path: str | os.PathLike[str]) -> list[PublicKey]:
     """The keys that have signed a bundle, whether they are trusted or not. Raises as `open`."""
     header, _, signatures = _frame(memoryview(_map(Path(path))), str(path))

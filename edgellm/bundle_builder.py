@@ -50,9 +50,10 @@ def build(
     expected = sum(sizes.values()) + len(vocabulary) + LIBRARY_BYTES
     _check_disk(path, expected)
     source = _source(Path(checkpoint.path), progress)
-    said = checkpoint.provenance
+    said, named = checkpoint.provenance, Path(checkpoint.path).resolve()
+    name = said.name or (named.name if named.is_dir() else named.stem)
     described = Manifest(
-        provenance=replace(said, name=said.name or Path(checkpoint.path).stem),
+        provenance=replace(said, name=name),
         source=source,
         built=Built(__version__, compiler, datetime.now(UTC).isoformat(timespec="seconds")),
         backend=backend.name,

@@ -77,7 +77,7 @@ def entries() -> list[Entry]:
 def describe(path: Path) -> str:
     """Which model it is, and for which target, in one line."""
     try:
-        found = bundle.open(path)
+        found = bundle.read_manifest(path)
     except EdgeError as error:
         return f"unusable: {error}"
     return f"{found.provenance.name} ({found.source.file}) for {found.target.name}"

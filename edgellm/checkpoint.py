@@ -107,13 +107,16 @@ def open(path: str | Path) -> Checkpoint:
 
 
 def words(path: str | Path) -> Words:
-    """What `open` would read but for configuration and weights, which needn't be there.
+    """What `open` would read but for configuration and weights, which needn't be there; or what a
+    bundle has of it, whoever has signed it.
 
     Raises FormatError, UnsupportedError, UsageError.
     """
-    from edgellm import gguf
+    from edgellm import bundle, gguf
 
     path = Path(path)
+    if bundle.is_bundle(path):
+        return bundle.open(path, inspect=True)
     if path.is_dir():
         from edgellm import huggingface
 

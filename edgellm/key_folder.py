@@ -78,9 +78,12 @@ class KeyFolder:
         self.path = folders.config() / "keys" if path is None else path
 
     def trusted(self) -> list[PublicKey]:
-        """The keys whose bundles are run, by name. Raises UsageError for a file that holds none."""
+        """The keys whose bundles are run, by name. Raises UsageError for a file that holds none, or
+        where others than its owner could put one there."""
         if not self.path.is_dir():
             return []
+        if os.name == "posix" and self.path.stat().st_mode & 0o022:
+            raise UsageError(f"{self.path}: others can write there; chmod 700 it")
         return [self._public(file) for file in sorted(self.path.glob("*.pub"))]
 
     def signing(self) -> list[PublicKey]:

@@ -163,16 +163,18 @@ def tokenizer_data_from_folder(folder: str | os.PathLike[str]) -> TokenizerData 
 
 
 def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
-    """The tokenizer of a GGUF file or of a Hugging Face folder.
+    """The tokenizer of a GGUF file, of a Hugging Face folder or of a bundle.
 
     Raises FormatError for a broken file, UnsupportedError for one that edgellm can't run,
     UsageError where there is no such file.
     """
-    from edgellm import gguf
+    from edgellm import bundle, gguf
 
     where = Path(path)
     if where.is_dir():
         data = tokenizer_data_from_folder(where)
+    elif bundle.is_bundle(where):
+        data = bundle.open(where, inspect=True).tokenizer
     elif where.is_file():
         data = tokenizer_data_from_gguf(gguf.read(where).metadata, where)
     else:

@@ -19,7 +19,10 @@ LONG = ("tokens", "merges", "scores", "types")
 
 
 def write(data: TokenizerData) -> bytes:
-    """The vocabulary as msgpack: texts as lists, numbers as arrays in little-endian order."""
+    """The vocabulary as msgpack: texts as lists, numbers as arrays in little-endian order.
+
+    Raises FormatError for a token that is no text.
+    """
     content = {
         field.name: plain.plain(getattr(data, field.name))
         for field in fields(data)
@@ -29,8 +32,11 @@ def write(data: TokenizerData) -> bytes:
     content["scores"] = np.asarray(data.scores, "<f8").tobytes()
     kinds = (kind if NORMAL <= kind <= BYTE else UNDEFINED for kind in data.types)
     content["types"] = bytes(kinds)
-    # Tokens may hold lone surrogates, which stand for bytes that aren't UTF-8.
-    raw: bytes = msgpack.packb(content, unicode_errors="surrogatepass")
+    try:
+        # Lone surrogates in tokens stand for bytes that aren't UTF-8.
+        raw: bytes = msgpack.packb(content, unicode_errors="surrogateescape")
+    except UnicodeEncodeError as error:
+        raise FormatError(data.file, "token", error.object, "it must be Unicode text") from error
     return raw
 
 
@@ -40,7 +46,7 @@ def read(raw: memoryview, file: str) -> TokenizerData:
         raise FormatError(file, "tokenizer's size", raw.nbytes, f"up to {MAX_BYTES} are allowed")
     try:
         content = msgpack.unpackb(
-            raw, unicode_errors="surrogatepass", max_array_len=min(raw.nbytes, MAX_TOKENS)
+            raw, unicode_errors="surrogateescape", max_array_len=min(raw.nbytes, MAX_TOKENS)
         )
     except (ValueError, msgpack.UnpackException, MemoryError) as error:
         raise FormatError(file, "tokenizer", type(error).__name__, "msgpack is needed") from error

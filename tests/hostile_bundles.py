@@ -58,7 +58,7 @@ class BundleInput:
         self.vocabulary = self.blobs[told["offset"] :][: told["nbytes"]]
         self.structures = [
             Structure(self.content),
-            Structure(msgpack.unpackb(self.vocabulary, unicode_errors="surrogatepass")),
+            Structure(msgpack.unpackb(self.vocabulary, unicode_errors="surrogateescape")),
         ]
 
     def mutate(self, rng: random.Random) -> tuple[str, bytes]:

@@ -87,6 +87,15 @@ def test_a_bundle_is_loaded_as_models_are(built: Path) -> None:
         edgellm.load(built, exact=True)
 
 
+def test_its_words_are_those_of_the_model(built: Path) -> None:
+    model = runtime.default_model()
+    text = "turn on the l\u00e4mp"
+    ids = edgellm.load_tokenizer(built).encode(text)
+    assert ids == edgellm.load_tokenizer(model).encode(text)
+    messages = [{"role": "user", "content": text}]
+    assert edgellm.render_chat(messages, built) == edgellm.render_chat(messages, model)
+
+
 @pytest.mark.parametrize("kv", ["f16", "int8"])
 def test_threads_and_keys_and_values_are_chosen(
     built: Path, capsys: pytest.CaptureFixture[str], kv: str

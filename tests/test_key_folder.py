@@ -95,6 +95,13 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         KeyFolder(tmp_path / "file" / "keys").local_secret(create=True)
 
 
+def test_a_folder_that_others_can_write_is_refused(keys: KeyFolder) -> None:
+    keys.trust(PublicKey("bob", bytes(32)))
+    keys.path.chmod(0o770)
+    with pytest.raises(UsageError, match="chmod 700"):
+        keys.trusted()
+
+
 def test_the_name_of_this_machine_can_name_a_key(
     keys: KeyFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,7 +19,7 @@ BPE = TokenizerData(
     "gpt2",
     pre="llama-bpe",
     splits=("digits", "gpt-2"),
-    tokens=["a", "b", "\udcff\udc80", "\ud800", "\0", "ab", ""],
+    tokens=["a", "b", "\udcff\udc80", "\ue000", "\0", "ab", ""],
     types=[1, 1, 3, 3, 6, 1, 1],
     merges=["a b"],
     scores=[],
@@ -51,6 +51,11 @@ def test_every_family_s_vocabulary_survives(family: str) -> None:
         assert getattr(found, name) == getattr(data, name)
 
 
+def test_a_token_that_is_no_text_is_refused() -> None:
+    with pytest.raises(FormatError, match="it must be Unicode text"):
+        tokenizer_blob.write(replace(BPE, tokens=["a", "\ud800"]))
+
+
 def test_a_kind_that_has_no_name_stays_none() -> None:
     odd = replace(BPE, types=[1, 7, -1, 300, 1, 1, 1])
     found = tokenizer_blob.read(memoryview(tokenizer_blob.write(odd)), "file")
@@ -75,8 +80,8 @@ def test_a_kind_that_has_no_name_stays_none() -> None:
     ],
 )
 def test_anything_else_is_refused_by_name(change: dict[str, Any], said: str) -> None:
-    content = msgpack.unpackb(tokenizer_blob.write(BPE), unicode_errors="surrogatepass")
-    raw = msgpack.packb({**content, **change}, unicode_errors="surrogatepass")
+    content = msgpack.unpackb(tokenizer_blob.write(BPE), unicode_errors="surrogateescape")
+    raw = msgpack.packb({**content, **change}, unicode_errors="surrogateescape")
     with pytest.raises(FormatError, match=said):
         tokenizer_blob.read(memoryview(raw), "file")
 

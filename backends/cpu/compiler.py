@@ -17,7 +17,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from edgellm.errors import BackendError
+from edgellm import folders
+from edgellm.errors import BackendError, UsageError
 
 REMEDY = "install clang, or: pip install 'edgellm[compiler]'"
 ELSEWHERE = "set XDG_CACHE_HOME to another folder"
@@ -95,12 +96,10 @@ def cache_folder() -> Path:
 
     Raises BackendError where there is none of them.
     """
-    if service := os.environ.get("CACHE_DIRECTORY"):
-        return Path(service.split(":")[0])
     try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgellm"
-    except RuntimeError as error:
-        raise BackendError(f"no home folder to keep kernels in; {ELSEWHERE}") from error
+        return folders.cache()
+    except UsageError as error:
+        raise BackendError(str(error)) from error
 
 
 def find_compiler() -> Path:
