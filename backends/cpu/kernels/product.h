@@ -19,7 +19,9 @@ typedef struct {
 // as many rows as that allows with one vector each, or fewer rows with several.
 #if defined(__AVX512F__)
 enum { TILE_ROWS = 8, TILE_SUMS = 24 };
-#elif defined(__AVX2__) || defined(__aarch64__)
+#elif defined(__aarch64__)
+enum { TILE_ROWS = 6, TILE_SUMS = 5 };  // 3 rows by 2 vectors would take one register too many
+#elif defined(__AVX2__)
 enum { TILE_ROWS = 6, TILE_SUMS = 6 };
 #else
 enum { TILE_ROWS = 3, TILE_SUMS = 3 };
