@@ -20,7 +20,7 @@ from edgellm.runtime import default_model
 
 SHORT = bench.Test(prompt=128, generate=64)
 DEEP = bench.Test(prompt=128, generate=32, depth=2048)
-CHATS = bench.Test(prompt=0, generate=64, batch=4)
+CHATS = bench.Test(prompt=0, generate=32, batch=4)
 ROWS: dict[tuple[str, str], list[bench.Test]] = {
     ("stories15m", "Q4_0"): [SHORT],
     ("smollm2-135m", "Q4_0"): [SHORT, DEEP, CHATS],
