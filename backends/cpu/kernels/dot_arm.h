@@ -9,7 +9,7 @@ enum { SIGNED_LIMIT = 128, SIGNED_OFFSET = 0 };
 INLINE Bytes signed_codes(Bytes codes) { return codes; }
 
 // Of 32 registers each row takes 2 for integer sums and 2 for floats.
-enum { TILE_ROWS = 4 };
+enum { TILE_ROWS = 4, DIRECT_ROWS = 4 };
 
 // Rows 0 to 3 of a vector's 8, and rows 4 to 7.
 typedef struct {

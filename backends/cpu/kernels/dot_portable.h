@@ -10,8 +10,9 @@ enum { SIGNED_LIMIT = 128, SIGNED_OFFSET = 0 };
 
 INLINE Bytes signed_codes(Bytes codes) { return codes; }
 
-// At most so many rows of activations are multiplied at once, as registers allow: 2, 4 or 6.
-enum { TILE_ROWS = 4 };
+// So many rows of activations are multiplied at once, as registers allow: 2, 4 or 6. More than
+// DIRECT_ROWS in all are worth the decoding of weights into memory.
+enum { TILE_ROWS = 4, DIRECT_ROWS = 4 };
 
 // sum[r][i] += the products of 16 codes, those of row i of the weights in four vectors, with the 16
 // activations at x + r * stride, for each of `rows` rows r. `limit` is the largest magnitude of a

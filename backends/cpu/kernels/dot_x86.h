@@ -17,7 +17,11 @@ INLINE int32_t four(const int8_t *x) {
 enum { SIGNED_LIMIT = 255, SIGNED_OFFSET = 128 };
 INLINE Bytes signed_codes(Bytes codes) { return codes ^ 128; }
 
-enum { TILE_ROWS = 4 };
+#if defined(__AVX512VNNI__)
+enum { TILE_ROWS = 4, DIRECT_ROWS = 8 };
+#else
+enum { TILE_ROWS = 4, DIRECT_ROWS = 24 };
+#endif
 
 INLINE Ints dot4(Ints sum, Bytes code, const int8_t *x) {
 #if defined(__AVX512VNNI__)
@@ -43,11 +47,11 @@ enum { SIGNED_LIMIT = 128, SIGNED_OFFSET = 0 };
 INLINE Bytes signed_codes(Bytes codes) { return codes; }
 
 #if defined(__AVX2__)
-enum { TILE_ROWS = 4, REGISTERS = 1 };
+enum { TILE_ROWS = 4, DIRECT_ROWS = 24, REGISTERS = 1 };
 typedef __m256i Register;
 #define OPERATION(name) _mm256_##name
 #else
-enum { TILE_ROWS = 2, REGISTERS = 2 };
+enum { TILE_ROWS = 2, DIRECT_ROWS = 2, REGISTERS = 2 };
 typedef __m128i Register;
 #define OPERATION(name) _mm_##name
 #endif

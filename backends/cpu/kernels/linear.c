@@ -7,10 +7,8 @@
 enum {
     PANEL_BLOCKS = 16,   // 512 inputs of a panel, decoded, stay in the first-level cache
     ROW_BLOCK = 96,      // so many rows of activations at most are multiplied with a panel at once
-    DIRECT_ROWS = 6,     // up to here decoding into registers is cheaper
     PART_BYTES = 32768,  // of weights: a microsecond of work
     PARTS = 4,           // a thread: fewer leave it waiting, more break up the stream from memory
-    AHEAD = 8192,        // bytes that weights are fetched ahead: the processor stops at a page's end
 };
 
 typedef struct {
@@ -48,31 +46,22 @@ INLINE void store_group(const Matrix *matrix, int64_t group, int64_t row, Floats
         for (int64_t i = 0; i < left; i++) out[i] = y[i];
 }
 
-// Few rows of activations: weights are decoded into registers and used there. One group after
-// another, so that they are read from memory as one stream.
+// Few rows of activations: weights are decoded into registers and used there.
 INLINE void direct_tile(int format, const Matrix *matrix, int64_t group, const Input *input,
                         int64_t row, int rows) {
-    const Layout layout = LAYOUTS[format];
-    const uint8_t *w = matrix->weight + group * matrix->bytes;
-    Activations x = activations(input->quantised, input->k, row);
-    int parts = layout.inputs / 32, step = layout.bytes / parts;
-    Floats y[MOST_ROWS];
-    for (int r = 0; r < rows; r++) y[r] = (Floats)(0);
-    for (int64_t b = 0; b < input->k / 32; b += parts, w += layout.bytes)
-        for (int part = 0; part < parts; part++) {
-            for (int line = 0; line < step; line += 64)
-                __builtin_prefetch((const void *)((uintptr_t)w + (uintptr_t)(part * step + line + AHEAD)));
-            Block block;
-            read_block(&block, format, w, part);
-            multiply_block(y, &block, x, b + part, rows, layout, false);
-        }
-    for (int r = 0; r < rows; r++) store_group(matrix, group, row + r, y[r]);
+    Floats y[MOST_ROWS][DIRECT_GROUPS];
+    bool last = (group + 1) * LANES >= matrix->rows;
+    multiply_groups(y, format, matrix->weight + group * matrix->bytes, last ? 0 : matrix->bytes,
+                    input->k, activations(input->quantised, input->k, row), rows);
+    for (int r = 0; r < rows; r++)
+        for (int g = 0; g < DIRECT_GROUPS; g++) store_group(matrix, group + g, row + r, y[r][g]);
 }
 
 INLINE void direct(int format, const Matrix *matrix, int64_t group, const Input *input) {
     for (int64_t row = input->first, rows; row < input->end; row += rows) {
-        rows = tile_rows(input->end - row, TILE_ROWS < 4 ? TILE_ROWS : 4);
+        rows = tile_rows(input->end - row, DIRECT_TILE_ROWS);
         switch (rows) {
+        case 6: direct_tile(format, matrix, group, input, row, 6); break;
         case 4: direct_tile(format, matrix, group, input, row, 4); break;
         case 2: direct_tile(format, matrix, group, input, row, 2); break;
         default: direct_tile(format, matrix, group, input, row, 1);
@@ -96,9 +85,7 @@ INLINE void decode(int format, PanelBlock *panel, const Matrix *matrix, int64_t 
                 read_block(&block, format, w, part);
                 place(panel + b + part, g, block, layout);
             }
-        // The next blocks arrive while these are multiplied.
-        for (int64_t line = 0; line < blocks / parts * layout.bytes; line += 64)
-            __builtin_prefetch((const void *)((uintptr_t)w + (uintptr_t)line), 0, 2);
+        fetch(w, 0, blocks / parts * layout.bytes);  // the next arrive while these are multiplied
     }
 }
 
@@ -139,7 +126,8 @@ typedef void Multiply(const PanelBlock *, int64_t first, int64_t blocks, const I
 // What the compiler makes of the functions above once it knows the format.
 #define FLOAT(name)                                                                               \
     static void direct_##name(const Matrix *matrix, int64_t group, const Input *input) {         \
-        float_group(FORMAT_##name, matrix, group, input);                                         \
+        for (int g = 0; g < DIRECT_GROUPS && (group + g) * LANES < matrix->rows; g++)             \
+            float_group(FORMAT_##name, matrix, group + g, input);                                 \
     }
 #define INTEGER(name)                                                                             \
     static void direct_##name(const Matrix *matrix, int64_t group, const Input *input) {         \
@@ -217,7 +205,7 @@ static void compute(const Matrix *matrix, int64_t group, const Input *input) {
         compute_panel(matrix, group, input);
         return;
     }
-    for (int g = 0; g < PANEL_GROUPS && (group + g) * LANES < matrix->rows; g++)
+    for (int g = 0; g < PANEL_GROUPS && (group + g) * LANES < matrix->rows; g += DIRECT_GROUPS)
         FUNCTIONS[matrix->format].direct(matrix, group + g, input);
 }
 

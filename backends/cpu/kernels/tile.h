@@ -87,6 +87,29 @@ INLINE void multiply_block(Floats *y, const Block *block, Activations x, int64_t
             y[r] = multiply_add(block->minimum, (Floats)shift(x, r, b), y[r]);
 }
 
+// Weights are fetched so many bytes ahead, for a processor's own fetching stops at a page's end.
+enum { AHEAD = 8192 };
+
+INLINE void fetch(const uint8_t *p, int64_t offset, int64_t bytes) {
+    for (int64_t line = 0; line < bytes; line += 64)  // may be past the end: nothing is read
+        __builtin_prefetch((const void *)((uintptr_t)p + (uintptr_t)(offset + line)));
+}
+
+// y[r] = the products of a group at `w` with row r, the weights decoded into registers.
+INLINE void multiply_group(Floats *y, int format, const uint8_t *w, int64_t k, Activations x,
+                           int rows) {
+    const Layout layout = LAYOUTS[format];
+    int parts = layout.inputs / 32, step = layout.bytes / parts;
+    for (int r = 0; r < rows; r++) y[r] = (Floats)(0);
+    for (int64_t b = 0; b < k / 32; b += parts, w += layout.bytes)
+        for (int part = 0; part < parts; part++) {
+            fetch(w, part * step + AHEAD, step);
+            Block block;
+            read_block(&block, format, w, part);
+            multiply_block(y, &block, x, b + part, rows, layout, false);
+        }
+}
+
 #if defined(__AVX512VNNI__)
 #include "panel_avx512.h"
 #else
@@ -94,6 +117,16 @@ INLINE void multiply_block(Floats *y, const Block *block, Activations x, int64_t
 // Of a panel, a decoded part of a matrix: 32 inputs of its rows.
 typedef Block PanelBlock;
 enum { PANEL_GROUPS = 1, PANEL_TILE_ROWS = TILE_ROWS };
+
+// Of groups that are decoded into registers, so many at once.
+enum { DIRECT_GROUPS = 1, DIRECT_TILE_ROWS = TILE_ROWS };
+
+// y[r][g] = the products of group g, `bytes` after the one before, with row r.
+INLINE void multiply_groups(Floats (*y)[DIRECT_GROUPS], int format, const uint8_t *w, int64_t bytes,
+                            int64_t k, Activations x, int rows) {
+    (void)bytes;
+    multiply_group(y[0], format, w, k, x, rows);
+}
 
 INLINE void place(PanelBlock *panel, int group, Block block, Layout layout) {
     (void)group, (void)layout;
