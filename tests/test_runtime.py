@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import mmap
 from collections.abc import Callable
@@ -240,3 +241,11 @@ def test_a_prompt_that_begins_with_bos_gets_no_second(shared: Path) -> None:
 
     assert prompt_ids(tokenizer, "<s>Hello") == [tokenizer.bos, *prompt_ids(tokenizer, "Hello")[1:]]
     assert prompt_ids(tokenizer, "Hello")[0] == tokenizer.bos
+
+
+def test_an_executor_outlives_its_model() -> None:
+
+    executor = edgellm.load(MODELS / "llama", context=64).executor
+    gc.collect()
+    assert np.isfinite(executor.step([1], [0], [0])).all()
+    executor.close()

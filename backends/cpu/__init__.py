@@ -81,6 +81,7 @@ class CPUBackend:
             kv=kv,
             name=bundle.path,
             weight_bytes=sum(tensor.nbytes for tensor in bundle.tensors.values()),
+            owner=bundle,
         )
 
     def reference(

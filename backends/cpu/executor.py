@@ -56,15 +56,17 @@ class BundleExecutor:
         max_rows: int = MAX_ROWS,
         name: object = "the model",
         weight_bytes: int = 0,
+        owner: object = None,
     ) -> None:
-        """`weights` are addresses of the packed tensors, valid as long as this lives.
+        """`weights` are addresses of the packed tensors, in memory that lives as long as `owner`,
+        which is kept until `close`.
 
         Raises FitError where there is no memory for `weight_bytes`, the slots and the steps, before
         it is taken, and calls the model by `name`; BackendError if the library can't be loaded.
         """
         self.config, self.context, self.slots = config, context, slots
         self.max_rows = max(max_rows, slots)
-        self._graph, self._int8 = graph, kv == "int8"
+        self._graph, self._int8, self._owner = graph, kv == "int8", owner
         self._kept = -(-context // BLOCK) * BLOCK  # positions
         self.threads = threads or usable()
         self._engine: Engine | None = Engine(library, self.threads)
@@ -244,7 +246,7 @@ class BundleExecutor:
         if self._engine is not None:
             self._engine.close()
         self._engine = None
-        for name in ("_states", "_rows", "_scratch", "_tables", "_hidden", "_logits"):
+        for name in ("_states", "_rows", "_scratch", "_tables", "_hidden", "_logits", "_owner"):
             self.__dict__.pop(name, None)
         for name in ("_whole", "_body", "_head"):
             self.__dict__[name] = _closed
