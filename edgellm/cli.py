@@ -28,6 +28,7 @@ examples:
   edgellm chat                              talk with the built-in model
   edgellm chat model.gguf                   talk with a model of yours
   echo "turn on the lamp" | edgellm run     one question, one answer
+  edgellm build model.gguf -o model.edge    compile and pack it, for machines without a compiler
   edgellm serve --channel serial:///dev/ttyACM0?baud=115200 --channel tcp://127.0.0.1:7070
 
 `edgellm VERB --help` tells more about a verb.

@@ -186,11 +186,23 @@ class KeyFolder:
             try:
                 with os.fdopen(descriptor, "w") as opened:
                     opened.write(text)
-                os.link(draft, file)
+                _put(draft, file)
             finally:
-                draft.unlink()
+                draft.unlink(missing_ok=True)
         except FileExistsError:
             return  # another process was first, and its file is as good
         except OSError as error:
             remedy = "set XDG_CONFIG_HOME to a folder that can be written"
             raise UsageError(f"{file}: {error.strerror}; {remedy}") from error
+
+
+def _put(draft: Path, file: Path) -> None:
+    """Give the draft its name. Raises FileExistsError where there is such a file."""
+    try:
+        os.link(draft, file)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links, or Android
+        if file.exists():
+            raise FileExistsError from None
+        draft.replace(file)

@@ -95,6 +95,19 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         KeyFolder(tmp_path / "file" / "keys").local_secret(create=True)
 
 
+def test_a_file_system_without_links_will_do(
+    keys: KeyFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr("os.link", refused)
+    secret = keys.local_secret(create=True)
+    assert secret is not None
+    assert keys.local_secret() == secret
+    assert [path.name for path in keys.path.iterdir()] == ["local.secret"]
+
+
 def test_a_folder_that_others_can_write_is_refused(keys: KeyFolder) -> None:
     keys.trust(PublicKey("bob", bytes(32)))
     keys.path.chmod(0o770)
