@@ -151,9 +151,10 @@ def _load(library: bytes | memoryview) -> tuple[ctypes.CDLL, int]:
     """
     if hasattr(os, "memfd_create"):
         try:
-            return _load_from(os.memfd_create("edgellm", os.MFD_CLOEXEC), library)
+            file = os.memfd_create("edgellm", os.MFD_CLOEXEC)
+            return _load_from(file, f"/proc/self/fd/{file}", library)
         except OSError:
-            pass  # a system that runs nothing out of memory files
+            pass  # a system that runs nothing out of memory files, or shows none in /proc
     return _load_from_disk(library)
 
 
@@ -169,18 +170,18 @@ def _load_from_disk(library: bytes | memoryview) -> tuple[ctypes.CDLL, int]:
     except OSError as error:
         raise BackendError(f"cannot write the bundle's library: {error}; {ELSEWHERE}") from error
     try:
-        return _load_from(file, library)
+        return _load_from(file, path, library)
     except OSError as error:
         raise BackendError(f"cannot load the bundle's library: {error}") from error
     finally:
         os.unlink(path)
 
 
-def _load_from(file: int, library: bytes | memoryview) -> tuple[ctypes.CDLL, int]:
+def _load_from(file: int, path: str, library: bytes | memoryview) -> tuple[ctypes.CDLL, int]:
     try:
         with open(file, "wb", closefd=False) as stream:
             stream.write(library)
-        return ctypes.CDLL(f"/proc/self/fd/{file}"), file
+        return ctypes.CDLL(path), file
     except OSError:
         os.close(file)
         raise
