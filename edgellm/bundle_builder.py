@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from edgellm.checkpoint import Checkpoint
     from edgellm.executor import Backend, Progress
 
-BUILDING_BYTES = 300 << 20
-"""What Python, tinygrad and a compiler take while they build, besides the tensor at hand."""
+BUILDING_BYTES = 200 << 20
+"""What Python, tinygrad and two compilers take while they build, besides the tensor at hand."""
 LIBRARY_BYTES = 8 << 20
 """More than compiled code, manifest and gaps take in the file."""
 
@@ -72,17 +73,12 @@ def build(
 
 def packed_sizes(checkpoint: Checkpoint) -> dict[str, int]:
     """Bytes of each tensor as a bundle holds it, about."""
-    sizes = {}
-    for name, tensor in checkpoint.tensors.items():
-        if name in TABLES:
-            continue
-        if len(tensor.shape) == 2:
-            format, _ = packing.choose(tensor)
-            sizes[name] = packing.packed_bytes(format, *tensor.shape)
-            if sizes[name] >= ALIGNMENT:
-                sizes[name] += ALIGNMENT // 2
-        else:
-            sizes[name] = 4 * tensor.shape[0] if tensor.shape else 4
+    tensors = {name: tensor for name, tensor in checkpoint.tensors.items() if name not in TABLES}
+    sizes = {name: 4 * math.prod(tensor.shape) for name, tensor in tensors.items()}
+    for name, format in packing.formats(tensors).items():
+        sizes[name] = packing.packed_bytes(format, *tensors[name].shape)
+        if sizes[name] >= ALIGNMENT:
+            sizes[name] += ALIGNMENT // 2
     return sizes
 
 

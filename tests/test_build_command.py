@@ -195,7 +195,7 @@ def test_what_is_missing_is_said_before_the_work(
     monkeypatch.setattr(Never, "compiler", lambda *_: "some")
     with monkeypatch.context() as patch:
         patch.setattr(memory, "physical", lambda: 64 << 20)
-        with pytest.raises(FitError, match=r"about 30\d\.\d MiB of memory, this machine has 64"):
+        with pytest.raises(FitError, match=r"about 20\d\.\d MiB of memory, this machine has 64"):
             cli.run(["build", "-o", str(path), "--target", "x"])
     with monkeypatch.context() as patch:
         usage = shutil.disk_usage(tmp_path)._replace(free=1 << 20)
