@@ -80,8 +80,8 @@ class BundleWriter:
         self.blobs.append(Blob(name, offset, view.nbytes, digest))
 
     def tensor(self, name: str, tensor: StoredTensor, format: str | None) -> None:
-        """Add a matrix, packed as `edgellm.packing.choose` says, or with None for its format a
-        tensor of any shape as float32, row-major."""
+        """Add a matrix, packed in a format of `edgellm.packing.formats`, or with None a tensor of
+        any shape as float32, row-major."""
         if format is None:
             values = np.ascontiguousarray(tensor.float32(), "<f4").reshape(-1)
             columns = tensor.shape[-1] if tensor.shape else 1
@@ -89,7 +89,7 @@ class BundleWriter:
             data = values.view(np.uint8).data
         else:
             data = np.empty(packing.packed_bytes(format, *tensor.shape), np.uint8).data
-            packed = packing.pack_into(tensor, data)
+            packed = packing.pack_into(tensor, data, format)
         placed = Placed(
             name=name,
             type=tensor.type,

@@ -73,8 +73,8 @@ def plain(blocks: Stored, out: Stored) -> None:
 
 def floats(kind: quant.TensorType) -> Write:
     def write(blocks: Stored, out: Stored) -> None:
-        values = kind.expand(blocks.reshape(-1)).reshape(blocks.shape)
-        out["x"] = _rows_last(values.view("<u4"))
+        values = kind.expand(blocks.reshape(-1)).view("<u4")
+        out["x"] = _rows_last(values.reshape(len(out), GROUP, *out.shape[1:]))
 
     return write
 

@@ -25,7 +25,8 @@ Blocks are of 32 columns, those of the last three of 256, with a scale for each 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +64,8 @@ BLOCKS: dict[str, np.dtype[np.void]] = {
 }
 """The packed formats in the order of their numbers, and one block of eight rows in each."""
 
+FLOAT_FORMATS = ("F32", "F16", "BF16")
+
 EXACT = {"IQ4_NL": "Q8_0", "TQ1_0": "Q4_0", "TQ2_0": "Q4_0", "Q3_K": "Q6_K"}
 """Types that are packed as another one without a change of their values."""
 
@@ -73,6 +76,14 @@ ROUNDED = {
     "I32": ("F32", "values rounded to float32"),
     "I64": ("F32", "values rounded to float32"),
 }
+
+NOT_PACKED = ("shortconv.conv.weight", "_norm.weight")
+"""How the names of those tensors end that are matrices only by their shapes."""
+
+SMALL = 1 << 22
+"""Up to so many values in all its matrices a model is packed in floats. With integer weights
+activations are rounded to 8 bits, and narrow models of few layers average little of that out: it
+can move their logits by a tenth of the range. What it would save them is 16 MiB at most."""
 
 
 @dataclass(frozen=True)
@@ -107,21 +118,41 @@ def choose(tensor: StoredTensor) -> tuple[str, str]:
     return format, f"{stored} packed as {format}" + (f", {loss}" if loss else "")
 
 
+def formats(tensors: Mapping[str, StoredTensor]) -> dict[str, str]:
+    """The formats of a model's matrices, told from the headers alone. Tensors that aren't among
+    them are kept as they are, in float32."""
+    matrices = {
+        name: tensor
+        for name, tensor in tensors.items()
+        if len(tensor.shape) == 2 and not name.endswith(NOT_PACKED)
+    }
+    found = {name: choose(tensor)[0] for name, tensor in matrices.items()}
+    if sum(math.prod(tensor.shape) for tensor in matrices.values()) > SMALL:
+        return found
+    return {name: each if each in FLOAT_FORMATS else "F32" for name, each in found.items()}
+
+
 def packed_bytes(format: str, rows: int, columns: int) -> int:
     """Bytes of a packed matrix; `columns` must be a multiple of the format's block."""
     return -(-rows // GROUP) * (columns // quant.TYPES[format].values) * BLOCKS[format].itemsize
 
 
-def pack_into(tensor: StoredTensor, out: memoryview | NDArray[np.uint8]) -> Packed:
-    """Pack a matrix into `out`, which has exactly the bytes that `packed_bytes` says.
+def pack_into(
+    tensor: StoredTensor, out: memoryview | NDArray[np.uint8], format: str | None = None
+) -> Packed:
+    """Pack a matrix into `out`, which has exactly the bytes that `packed_bytes` says, in the format
+    that `choose` tells, or in "F32".
 
     Works piece by piece: beside `out` it takes a few MB, whatever the size, but for tensors of a
     folder that are computed from others, whose values are made whole. Infinite and NaN scales stay
     what they are.
     """
-    format, note = choose(tensor)
+    chosen, note = choose(tensor)
+    if format not in (None, chosen):
+        note = f"{tensor.type} packed as {format}"
+    format = format or chosen
     rows, columns = tensor.shape
-    source, values, write = _source(tensor)
+    source, values, write = _source(tensor, format)
     width = columns // values
     target = np.frombuffer(out, dtype=BLOCKS[format])
     # A stored block of 256 values may become eight of 32.
@@ -170,17 +201,18 @@ def _filled(blocks: Stored) -> Stored:
     return filled
 
 
-def _source(tensor: StoredTensor) -> tuple[Stored, int, Write]:
+def _source(tensor: StoredTensor, format: str) -> tuple[Stored, int, Write]:
     """A matrix's blocks (rows, width) as they are stored, values of each, and what packs them."""
+    kind = quant.TYPES[tensor.type]
+    widened = format == "F32" and tensor.type != "F32"
+    write = floats(kind) if widened else WRITERS.get(tensor.type, plain)
     if isinstance(tensor, MappedTensor):
-        kind = quant.TYPES[tensor.type]
         blocks = np.frombuffer(tensor.data, kind.dtype).reshape(tensor.shape[0], -1)
-        return blocks, kind.values, WRITERS.get(tensor.type, floats(kind))
+        return blocks, kind.values, write
     if isinstance(tensor, RearrangedTensor) and tensor.kind == "moved":
-        kind = quant.TYPES[tensor.type]
-        return tensor.stored(), 1, WRITERS.get(tensor.type, floats(kind))
+        return tensor.stored(), 1, write
     values = tensor.float32()
-    if choose(tensor)[0] == "Q4_0":
+    if format == "Q4_0":
         d = np.abs(values).max(initial=0)
         return values.view(np.dtype([("x", "<f4", (32,))])), 32, signs(d)
     return values.view(quant.TYPES["F32"].dtype), 1, plain

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from edgellm import layout, packing
@@ -13,15 +12,13 @@ from .step_source import step_source
 
 if TYPE_CHECKING:
     from edgellm.bundle_writer import BundleWriter
-    from edgellm.checkpoint import Checkpoint, StoredTensor
+    from edgellm.checkpoint import Checkpoint
     from edgellm.executor import Progress
 
     from .target import Processor
 
 LIBRARY = "library"
 """The blob that holds the shared object."""
-NOT_PACKED = "shortconv.conv.weight"
-"""A matrix only by its shape: the filters of a convolution."""
 
 
 def build(
@@ -36,26 +33,16 @@ def build(
     stored = {
         name: tensor for name, tensor in checkpoint.tensors.items() if name not in layout.TABLES
     }
-    formats = _formats(stored)
+    formats = packing.formats(stored)
     graph = capture(
         checkpoint.config,
-        {name: Weight(tuple(stored[name].shape), formats[name]) for name in stored},
+        {name: Weight(tuple(stored[name].shape), formats.get(name)) for name in stored},
     )
     writer.graph(graph)
     writer.blob(LIBRARY, library(target, step_source(graph), progress))
     total, done = sum(tensor.nbytes for tensor in stored.values()), 0
     for name, tensor in stored.items():
-        writer.tensor(name, tensor, formats[name])
+        writer.tensor(name, tensor, formats.get(name))
         done += tensor.nbytes
         if progress:
             progress("packing", done, total)
-
-
-def _formats(tensors: Mapping[str, StoredTensor]) -> dict[str, str | None]:
-    """How each matrix is packed; None for what stays plain float32."""
-    return {
-        name: packing.choose(tensor)[0]
-        if len(tensor.shape) == 2 and not name.endswith((NOT_PACKED, "_norm.weight"))
-        else None
-        for name, tensor in tensors.items()
-    }
