@@ -48,14 +48,16 @@ INLINE Floats load_halves(const uint8_t *p) {
     return __builtin_convertvector(halves, Floats);
 #else
     // A half's exponent and fraction, moved to their places in a float, are short of 112 in the
-    // exponent; a multiplication adds it, also to subnormals. Infinity and NaN keep a full exponent.
+    // exponent, infinity and NaN of another 112. Subnormals are integers in units of 2^-24; made of
+    // float subnormals they would be right too, but many times slower.
     VECTOR(uint16_t, LANES) bits;
     memcpy(&bits, p, sizeof bits);
-    Ints wide = __builtin_convertvector(bits, Ints);
-    Ints magnitude = (wide & 0x7fff) << 13, sign = (wide & 0x8000) << 16;
-    Ints special = magnitude >= 0x7c00 << 13;
-    Ints finite = (Ints)((Floats)magnitude * 0x1p112f);
-    return (Floats)(sign | (special & (magnitude | 0x7f800000)) | (~special & finite));
+    Ints wide = __builtin_convertvector(bits, Ints), magnitude = wide & 0x7fff;
+    Ints normal = (magnitude << 13) + (112 << 23), special = magnitude >= 0x7c00;
+    normal += special & (112 << 23);
+    Ints small = (Ints)(__builtin_convertvector(magnitude, Floats) * 0x1p-24f);
+    Ints subnormal = magnitude < 0x400;
+    return (Floats)((subnormal & small) | (~subnormal & normal) | (wide & 0x8000) << 16);
 #endif
 }
 

@@ -103,18 +103,24 @@ INLINE void multiply(const PanelBlock *panel, int64_t first, int64_t blocks, con
     }
 }
 
-INLINE void float_group(int format, const Matrix *matrix, int64_t group, const Input *input) {
-    const uint8_t *w = matrix->weight + group * matrix->bytes;
+INLINE void float_tile(int format, const Matrix *matrix, int64_t group, const Input *input,
+                       int64_t row, int rows) {
+    Floats y[MOST_ROWS][FLOAT_GROUPS];
+    bool last = (group + 1) * LANES >= matrix->rows;
+    multiply_float_groups(y, format, matrix->weight + group * matrix->bytes,
+                          last ? 0 : matrix->bytes, input->floats + row * input->k, input->k, rows);
+    for (int r = 0; r < rows; r++)
+        for (int g = 0; g < FLOAT_GROUPS; g++) store_group(matrix, group + g, row + r, y[r][g]);
+}
+
+INLINE void floats(int format, const Matrix *matrix, int64_t group, const Input *input) {
     for (int64_t row = input->first, rows; row < input->end; row += rows) {
-        Floats y[MOST_ROWS];
-        const float *x = input->floats + row * input->k;
         rows = tile_rows(input->end - row, FLOAT_ROWS);
         switch (rows) {
-        case 4: multiply_floats(y, format, w, x, input->k, 4); break;
-        case 2: multiply_floats(y, format, w, x, input->k, 2); break;
-        default: multiply_floats(y, format, w, x, input->k, 1);
+        case 4: float_tile(format, matrix, group, input, row, 4); break;
+        case 2: float_tile(format, matrix, group, input, row, 2); break;
+        default: float_tile(format, matrix, group, input, row, 1);
         }
-        for (int64_t r = 0; r < rows; r++) store_group(matrix, group, row + r, y[r]);
     }
 }
 
@@ -126,8 +132,7 @@ typedef void Multiply(const PanelBlock *, int64_t first, int64_t blocks, const I
 // What the compiler makes of the functions above once it knows the format.
 #define FLOAT(name)                                                                               \
     static void direct_##name(const Matrix *matrix, int64_t group, const Input *input) {         \
-        for (int g = 0; g < DIRECT_GROUPS && (group + g) * LANES < matrix->rows; g++)             \
-            float_group(FORMAT_##name, matrix, group + g, input);                                 \
+        floats(FORMAT_##name, matrix, group, input);                                              \
     }
 #define INTEGER(name)                                                                             \
     static void direct_##name(const Matrix *matrix, int64_t group, const Input *input) {         \
