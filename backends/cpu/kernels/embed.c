@@ -53,7 +53,7 @@ static void embed_run(const Call *call, const Step *step, int part, int parts) {
     int format = (int)call->numbers[0];
     int64_t width = call->numbers[1], table = call->numbers[2];
     const int32_t *index = call->numbers[3] ? step->positions : step->tokens;
-    int64_t first = (int64_t)step->rows * part / parts, last = (int64_t)step->rows * (part + 1) / parts;
+    int64_t rows = step->rows, first = rows * part / parts, last = rows * (part + 1) / parts;
     for (int64_t row = first; row < last; row++) {
         float *out = (float *)call->buffers[0] + row * width;
         if (index[row] < 0 || index[row] >= table) {

@@ -24,7 +24,8 @@ INLINE void place(PanelBlock *panel, int group, Block block, Layout layout) {
     if (layout.minimum) memcpy((Floats *)&pair->minimum + half, &block.minimum, 32);
 }
 
-INLINE void multiply_pairs(__m512 (*y)[PAIRS], const Pair *pair, int pairs, Activations x, int64_t b,
+INLINE void multiply_pairs(__m512 (*y)[PAIRS], const Pair *pair, int pairs, Activations x,
+                           int64_t b, int rows, Layout layout) {
                            int rows, Layout layout) {
     int scales = layout.halves ? 2 : 1, codes = 8 / scales;
     for (int s = 0; s < scales; s++) {
