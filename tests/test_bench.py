@@ -33,6 +33,7 @@ def row(theirs: bench.Figures | None = None) -> bench.Row:
         bytes=600_000,
         device="cpu",
         mode="fast",
+        kv="f16",
         test=bench.Test(threads=2, prompt=128, generate=32, depth=16, batch=4),
         ours=FIGURES,
         weight_bytes=100_000_000,

@@ -16,10 +16,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgellm.bench.bandwidth import ReadBandwidth
 from edgellm.bench.process import WORKER, Process, peer_command
 from edgellm.errors import UsageError
+
+if TYPE_CHECKING:
+    from edgellm.executor import KV
 
 STARTS = 3
 """The most processes that are started for the time to the first token."""
@@ -86,6 +90,8 @@ class Row:
     device: str
     mode: str
     """"exact" or "fast"."""
+    kv: str
+    """Keys and values in "f16" or "int8"."""
     test: Test
     ours: Figures
     weight_bytes: int
@@ -178,6 +184,7 @@ def measure(
     repetitions: int = 5,
     context: int | None = None,
     exact: bool = False,
+    kv: KV = "f16",
     device: str = "cpu",
     versus: str | None = None,
     peer_python: str = sys.executable,
@@ -203,7 +210,7 @@ def measure(
     task: dict[str, object] = {"model": os.fspath(path)}
     if context is not None:
         task["context"] = context
-    ours = {"exact": exact, "device": device}
+    ours = {"exact": exact, "device": device, "kv": kv}
     # What the first start of all compiles and keeps, the others find.
     with closing(_Side(tests[0], WORKER, **task, **ours)) as side:
         side.start()
@@ -216,10 +223,10 @@ def measure(
         with ExitStack() as stack:
             for side in sides:
                 stack.callback(side.close)
-            yield _row(sides, repetitions, device, "exact" if exact else "fast")
+            yield _row(sides, repetitions)
 
 
-def _row(sides: Sequence[_Side], repetitions: int, device: str, mode: str) -> Row:
+def _row(sides: Sequence[_Side], repetitions: int) -> Row:
     for _ in range(min(repetitions, STARTS)):
         for side in sides:
             side.start()
@@ -234,16 +241,17 @@ def _row(sides: Sequence[_Side], repetitions: int, device: str, mode: str) -> Ro
                 side.turn()
                 if side is sides[0]:
                     read.append(bandwidth.measure() / 1e9)
-    about = {name: sides[0].process.about[name] for name in ABOUT}
+    task, about = sides[0].task, sides[0].process.about
     row = Row(
         test=test,
         ours=sides[0].figures(),
         read_gb_s=statistics.median(read),
         read_repeats=read,
-        file=str(sides[0].task["model"]),
-        device=device,
-        mode=mode,
-        **about,
+        file=str(task["model"]),
+        device=str(task["device"]),
+        mode="exact" if task["exact"] else "fast",
+        kv=str(task["kv"]),
+        **{name: about[name] for name in ABOUT},
     )
     if len(sides) == 1:
         return row

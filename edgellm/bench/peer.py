@@ -52,9 +52,13 @@ class Peer:
             raise LlamaError(f"has no context of {task['context']} tokens")
         self.memory = llama.llama_get_memory(self.context)
         self.batch = llama.llama_batch_init(BATCH, 0, 1)
+        self.tokens = [0]
+
+    def draw(self, count: int) -> None:
+        """Random tokens in place of the first."""
         vocabulary = llama.llama_vocab_n_tokens(llama.llama_model_get_vocab(self.model))
         draw = random.Random(0)
-        self.tokens = [draw.randrange(vocabulary) for _ in range(task["context"])]
+        self.tokens = [draw.randrange(vocabulary) for _ in range(count)]
 
     def prefill(self, count: int, depth: int, slots: int) -> None:
         """Each slot's tokens from `depth` on, in turn; logits of the last alone."""
@@ -104,6 +108,7 @@ def answers(task: dict[str, Any]) -> Iterator[dict[str, object]]:
     peer = Peer(task)
     peer.decode(1, 0, 1)
     yield {}
+    peer.draw(task["context"])
     yield {"peer": f"llama.cpp ({llama.__version__})", "peak_rss_bytes": peak_bytes()}
     for line in sys.stdin:
         order = json.loads(line)

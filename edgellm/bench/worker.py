@@ -38,14 +38,15 @@ def answers(task: dict[str, Any]) -> Iterator[dict[str, object]]:
             context=task["context"],
             slots=task["slots"],
             threads=task["threads"] or None,
+            kv=task["kv"],
             device=task["device"],
             progress=shown,
         )
     with model:
+        model.executor.step([0], [0], [0])
+        yield {}
         draw = random.Random(0)
         tokens = [draw.randrange(model.config.vocab) for _ in range(task["context"])]
-        model.executor.step(tokens[:1], [0], [0])
-        yield {}
         yield about(model.file) | {"threads": model.executor.threads}
         for line in sys.stdin:
             order = json.loads(line)

@@ -32,18 +32,18 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     shared.add_model(parser)
     for flags, kind, default, text in (
-        (("-p", "--n-prompt"), counts, [512], "tokens of the prompt, or 0"),
-        (("-n", "--n-gen"), counts, [128], "tokens to generate, or 0"),
-        (("-d", "--n-depth"), counts, [0], "tokens in the context before"),
-        (("-b", "--batch"), positives, [1], "chats at once"),
-        (("-t", "--threads"), positives, [0], "threads"),
+        (("-p", "--n-prompt"), counts, 512, "tokens of the prompt, or 0 (default: 512)"),
+        (("-n", "--n-gen"), counts, 128, "tokens to generate, or 0 (default: 128)"),
+        (("-d", "--n-depth"), counts, 0, "tokens in the context before (default: 0)"),
+        (("-b", "--batch"), positives, 1, "chats at once (default: 1)"),
+        (("-t", "--threads"), positives, 0, "threads (default: one a core)"),
     ):
-        shown = default[0] or "a core each"
-        parser.add_argument(
-            *flags, type=kind, default=default, metavar="N", help=f"{text} (default: {shown})"
-        )
+        parser.add_argument(*flags, type=kind, default=[default], metavar="N", help=text)
     parser.add_argument(
         "-r", "--repetitions", type=shared.positive, default=5, metavar="N", help="of each test"
+    )
+    parser.add_argument(
+        "--kv", choices=("f16", "int8"), default="f16", help="keys and values (default: f16)"
     )
     parser.add_argument(
         "--vs", metavar="PEER", help="compare with a peer on the same file: llama.cpp"
@@ -84,6 +84,7 @@ def main(options: argparse.Namespace) -> int:
         repetitions=options.repetitions,
         context=options.ctx_size,
         exact=options.exact,
+        kv=options.kv,
         device=options.device,
         versus=options.vs,
         peer_python=options.peer_python,
@@ -125,16 +126,17 @@ HEADS = {
 def table(rows: Iterable[bench.Row]) -> Iterator[str]:
     """The rows of a Markdown table, which a reader can paste; beside each figure how many times
     the peer's it is."""
-    yield _line(HEADS)
-    yield _line(HEADS.values())
     peer = None
-    for row in rows:
+    for index, row in enumerate(rows):
+        if index == 0:  # once nothing is in the way of the first
+            yield _line(HEADS)
+            yield _line(HEADS.values())
         test, ours, peer = row.test, row.ours, row.peer
         share = row.read_share
         yield _line(
             (
                 f"{Path(row.file).name} ({row.parameters / 1e6:.1f} M)",
-                row.type if row.mode == "fast" else f"{row.type}, {row.mode}",
+                _type(row),
                 str(test.threads),
                 str(test.batch),
                 str(test.depth),
@@ -148,6 +150,11 @@ def table(rows: Iterable[bench.Row]) -> Iterator[str]:
     if peer is not None:
         yield ""
         yield f"In brackets: times the figure of {peer}, measured in turns on the same file."
+
+
+def _type(row: bench.Row) -> str:
+    exact = ", exact" if row.mode == "exact" else ""
+    return row.type + exact + (", KV int8" if row.kv == "int8" else "")
 
 
 def _speed(row: bench.Row, name: str, tokens: int) -> str:
