@@ -26,7 +26,6 @@ INLINE void place(PanelBlock *panel, int group, Block block, Layout layout) {
 
 INLINE void multiply_pairs(__m512 (*y)[PAIRS], const Pair *pair, int pairs, Activations x,
                            int64_t b, int rows, Layout layout) {
-                           int rows, Layout layout) {
     int scales = layout.halves ? 2 : 1, codes = 8 / scales;
     for (int s = 0; s < scales; s++) {
         __m512i sum[MOST_ROWS][PAIRS];
