@@ -126,7 +126,7 @@ class Machine:
         cpu: str = "cortex-a76",
         environment: Mapping[str, str] | None = None,
         answer: str = "",
-        timeout: float = 120,
+        timeout: float = 600,
     ) -> subprocess.CompletedProcess[str]:
         """Run Python there with what is typed into it; the result is as `subprocess.run` has it."""
         command: Sequence[str | Path] = (

@@ -98,7 +98,7 @@ def logits(machine: Machine, bundles: Callable[[str], Path]) -> Callable[[str, s
     @functools.cache
     def computed(name: str) -> Path:
         program, folder = Path(__file__).with_name("bundle_logits.py"), bundles(name)
-        done = machine.python(program, folder, cpu=PROCESSORS[name], timeout=300)
+        done = machine.python(program, folder, cpu=PROCESSORS[name])
         assert done.returncode == 0, done.stderr
         return folder
 
