@@ -25,7 +25,7 @@ from pathlib import Path
 import msgpack
 import numpy as np
 
-from edgellm import checkpoint, manifest, signing, tokenizer_blob
+from edgellm import checkpoint, key_folder, manifest, signing, tokenizer_blob
 from edgellm.errors import FormatError, TrustError, UnsupportedError, UsageError
 from edgellm.executor import Target
 from edgellm.graph import StepGraph
@@ -176,7 +176,10 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
 
 
 def signers(path: str | os.PathLike[str]) -> list[PublicKey]:
-    """The keys that have signed a bundle, whether they are trusted or not. Raises as `open`."""
+    """The keys that have signed a bundle, whether they are trusted or not. Raises as `open`, and
+    UsageError where `cryptography` isn't installed."""
+    if not key_folder.can_check():
+        raise UsageError(f"{path}: checking signatures needs cryptography; {key_folder.REMEDY}")
     header, _, signatures = _frame(memoryview(_map(Path(path))), str(path))
     return signing.signers(header.pack(), signatures, path)
 

@@ -71,6 +71,11 @@ def named(name: str, data: bytes) -> PublicKey:
     return PublicKey(name if NAME.fullmatch(name) else fingerprint(data)[:9], data)
 
 
+def can_check() -> bool:
+    """Whether what makes and checks signatures is installed."""
+    return importlib.util.find_spec("cryptography") is not None
+
+
 class KeyFolder:
     """The keys in a folder, which needn't exist before a key is put there."""
 
@@ -124,10 +129,6 @@ class KeyFolder:
         self._write(self._file(name, "key"), f"{SCHEME}-secret {secret}\n")
         self.trust(key)
         return key
-
-    def can_sign(self) -> bool:
-        """Whether what makes and uses such keys is installed."""
-        return importlib.util.find_spec("cryptography") is not None
 
     def default_name(self) -> str:
         """What a key of this machine is called: its host's name."""

@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from edgellm import ed25519
 from edgellm.errors import FormatError, TrustError, UsageError
-from edgellm.key_folder import KeyFolder, PublicKey, named
+from edgellm.key_folder import REMEDY, KeyFolder, PublicKey, can_check, named
 
 CONTEXT = b"edgellm bundle\0"
 """Before what is signed, so that a signature means nothing elsewhere."""
@@ -49,12 +48,20 @@ def sign(header: bytes, keys: KeyFolder, signer: str | None = None) -> list[Sign
 
 
 def signers(header: bytes, signatures: Sequence[Signature], file: object) -> list[PublicKey]:
-    """The public keys that signed, whether trusted or not. Raises FormatError for a signature that
-    is wrong."""
+    """The public keys that signed, whether trusted or not; none where `cryptography` isn't
+    installed. Raises FormatError for a signature that is wrong."""
     found = [one for one in signatures if one.scheme == "ed25519"]
+    if not found or not can_check():
+        return []
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
     for one in found:
-        if not ed25519.verify(one.key, _message(header, one.name), one.value):
-            raise _altered(file, repr(one.name))
+        try:
+            public = Ed25519PublicKey.from_public_bytes(one.key)
+            public.verify(one.value, _message(header, one.name))
+        except (InvalidSignature, ValueError) as error:
+            raise _altered(file, repr(one.name)) from error
     return [named(one.name, one.key) for one in found]
 
 
@@ -81,17 +88,23 @@ def vouch(
     for key in signers:
         if key.data in trusted:
             return trusted[key.data]
-    raise TrustError(_untrusted(signers, bool(signatures), file))
+    raise TrustError(_untrusted(signers, signatures, file))
 
 
-def _untrusted(found: Sequence[PublicKey], local: bool, file: object) -> str:
+def _untrusted(found: Sequence[PublicKey], signatures: Sequence[Signature], file: object) -> str:
+    unchecked = [one for one in signatures if one.scheme == "ed25519" and not found]
+    if unchecked:
+        return (
+            f"{file}: signed by a key called {unchecked[0].name!r}, and checking that needs the "
+            f"package cryptography; {REMEDY}"
+        )
     if found:
         who = " and ".join(f"{key.name} ({key.fingerprint})" for key in found)
         return (
             f"{file}: signed by {who}, which isn't trusted here, and it holds native code; if the "
             f"fingerprint is the one that its builder told you: edgellm keys trust {file}"
         )
-    if local:
+    if signatures:
         return (
             f"{file}: built on another machine and signed for that one alone; build it here, or "
             "there with a key of its own (edgellm keys new)"

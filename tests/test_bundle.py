@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import small_bundle
 
-from edgellm import bundle, manifest
+from edgellm import bundle, key_folder, manifest, signing
 from edgellm.bundle_writer import ABANDONED_S, BundleWriter
 from edgellm.errors import FitError, FormatError, TrustError, UnsupportedError, UsageError
 from edgellm.executor import Target
@@ -247,3 +247,20 @@ def test_opening_imports_no_tinygrad(path: Path, keys: KeyFolder) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     loaded = {name.partition(".")[0] for name in done.stdout.split()}
     assert not loaded & {"tinygrad", "cryptography", "jinja2", "asyncio", "serial", "regex"}
+
+
+def test_without_cryptography_only_its_own_bundles_are_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("cryptography")
+    builder, user = KeyFolder(tmp_path / "builder"), KeyFolder(tmp_path / "user")
+    user.trust(builder.new("anna"))
+    path = tmp_path / "model.edge"
+    small_bundle.write_bundle(path, builder, "anna")
+    monkeypatch.setattr(signing, "can_check", lambda: False)
+    assert bundle.open(path, builder).voucher == signing.LOCAL
+    with pytest.raises(TrustError, match=r"'anna'.* pip install 'edgellm\[signing\]'"):
+        bundle.open(path, user)
+    monkeypatch.setattr(key_folder, "can_check", lambda: False)
+    with pytest.raises(UsageError, match="needs cryptography"):
+        bundle.signers(path)

@@ -10,7 +10,7 @@ from pathlib import Path
 from edgellm import bundle, bundle_cache, progress, runtime
 from edgellm.commands import options as shared
 from edgellm.errors import UsageError
-from edgellm.key_folder import KeyFolder, PublicKey
+from edgellm.key_folder import KeyFolder, PublicKey, can_check
 from edgellm.memory import size
 
 EPILOG = """\
@@ -87,7 +87,7 @@ def key_to_sign(keys: KeyFolder, name: str | None) -> PublicKey | None:
         return found[name]
     if found:
         return next(iter(found.values()))
-    return keys.new(keys.default_name()) if keys.can_sign() else None
+    return keys.new(keys.default_name()) if can_check() else None
 
 
 def told(signer: PublicKey | None) -> str:
