@@ -42,13 +42,15 @@ def check(file: str, config: Config, tensors: Mapping[str, StoredTensor]) -> Non
                 file, "tensor", name, f"no {config.architecture} model that edgellm runs has it"
             )
         shape = allowed[name]
-        gated = (2 * shape[0], *shape[1:])
-        if name.endswith("ffn_up.weight") and tensor.shape == gated:
+        if name.endswith("ffn_up.weight") and tensor.shape == (2 * shape[0], shape[1]):
             if name.replace("ffn_up", "ffn_gate") not in tensors:
                 continue  # Phi-3 stores gate and up as one matrix
         elif name.endswith(("attn_q_norm.weight", "attn_k_norm.weight")):
             if tensor.shape == (config.head_dim,):
                 continue  # one weight for all heads, or one for each
+        elif name.endswith(("attn_q_norm.bias", "attn_k_norm.bias")):
+            weight = tensors.get(name.replace(".bias", ".weight"))
+            shape = shape if weight is None else weight.shape
         elif name == "position_embd.weight" and tensor.shape[1:] == shape[1:]:
             continue  # its rows are the longest context
         elif name.endswith(".scale") and tensor.shape in ((), (1,)):

@@ -77,7 +77,7 @@ ROUNDED = {
     "I64": ("F32", "values rounded to float32"),
 }
 
-NOT_PACKED = ("shortconv.conv.weight", "_norm.weight")
+NOT_PACKED = ("shortconv.conv.weight", "_norm.weight", "_norm.bias")
 """How the names of those tensors end that are matrices only by their shapes."""
 
 SMALL = 1 << 22

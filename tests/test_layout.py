@@ -41,6 +41,20 @@ def test_the_usual_tensors_pass() -> None:
     check(rope_freqs__weight=(2,), output__weight=(10, 8), blk__0__attn_q__bias=(8,))
 
 
+def test_factors_of_matrices_pass() -> None:
+    check(blk__0__attn_q__scale=(1,), blk__0__ffn_up__scale=())
+    with pytest.raises(FormatError, match=r"shape of blk\.0\.attn_q\.scale"):
+        check(blk__0__attn_q__scale=(8,))
+
+
+@pytest.mark.parametrize("shape", [(4,), (2, 4)])
+def test_norms_of_heads_are_shared_or_not_with_their_biases(shape: tuple[int, ...]) -> None:
+    name = "blk__0__attn_q_norm__"
+    check(**{f"{name}weight": shape, f"{name}bias": shape})
+    with pytest.raises(FormatError, match=r"shape of blk\.0\.attn_q_norm\.bias"):
+        check(**{f"{name}weight": shape, f"{name}bias": (4,) if shape == (2, 4) else (2, 4)})
+
+
 def test_fused_forms_pass() -> None:
     check(
         blk__0__attn_q__weight=None,

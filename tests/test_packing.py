@@ -334,3 +334,11 @@ def test_computed_values_are_float32() -> None:
     tensor = RearrangedTensor("t", (8, 33), "F16", 0, (source,), lambda w: w + 1, "computed")
     assert packing.choose(tensor)[0] == "F32"
     assert_same_bits(unpacked(tensor), tensor.float32())
+
+
+def test_a_matrix_by_its_shape_alone_is_kept_as_it_is() -> None:
+    names = ["attn_q.weight", "attn_q_norm.weight", "attn_q_norm.bias", "shortconv.conv.weight"]
+    tensors = {
+        f"blk.0.{name}": MappedTensor(name, (4, 8), "F32", memoryview(bytes(128))) for name in names
+    }
+    assert list(packing.formats(tensors)) == ["blk.0.attn_q.weight"]

@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from edgellm import layout, packing
+from edgellm.errors import UnsupportedError
 
 from .library import library
 from .step_source import step_source
@@ -19,12 +20,18 @@ if TYPE_CHECKING:
 
 LIBRARY = "library"
 """The blob that holds the shared object."""
+MAX_HEAD_DIM = 4096
+"""Channels of a head that attention has room for: QUERY_VALUES in kernels/attend.c."""
 
 
 def build(
     checkpoint: Checkpoint, target: Processor, writer: BundleWriter, progress: Progress | None
 ) -> None:
-    """Write graph, library and packed tensors; raises BackendError where compiling fails."""
+    """Write graph, library and packed tensors; raises BackendError where compiling fails,
+    UnsupportedError for a model that the kernels can't run."""
+    if checkpoint.config.head_dim > MAX_HEAD_DIM:
+        allowed = f"up to {MAX_HEAD_DIM} channels are supported"
+        raise UnsupportedError(checkpoint.path, "head_dim", checkpoint.config.head_dim, allowed)
     # The capture runs nothing, so any device will do; tinygrad reads this when it's imported, and
     # would else look for the machine's accelerators.
     os.environ.setdefault("DEV", "CPU")
