@@ -22,13 +22,10 @@ from tinygrad.uop.ops import KernelInfo, Ops
 from edgellm.config import Config, Layer
 from edgellm.graph import Argument, Buffer, Call, Role, RowFunction, StepGraph
 from edgellm.model import Block, Position, Transformer, scaled
+from edgellm.packing import BLOCKS, FLOAT_FORMATS
 
-FORMATS = ("F32", "F16", "BF16", "Q4_0", "Q5_0", "Q8_0", "Q4_1", "Q5_1", "Q4_K", "Q5_K", "Q6_K")
-"""Formats of packed weights, in the order of the kernels' enumeration."""
-FLOATS = FORMATS[:3]
+FORMATS = tuple(BLOCKS)
 ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu2")
-SEGMENTS = 7
-"""The most matrices that one call of "linear" multiplies with the same row."""
 BLOCK = 32
 
 
@@ -260,7 +257,7 @@ class RowTransformer(Transformer):
     def products(self, x: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
         width = int(x.shape[-1])
         formats = [self._format(weight) for weight in weights]
-        floats = [FORMATS[each] in FLOATS for each in formats]
+        floats = [FORMATS[each] in FLOAT_FORMATS for each in formats]
         buffers: list[Tensor | None] = [
             x if any(floats) else None,
             None if all(floats) else self._codes_of(x),

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-Role = Literal["weight", "table", "state", "row", "tokens", "positions"]
+Role = Literal["weight", "table", "state", "row"]
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,10 @@ class Buffer:
     role: Role
     """weight: packed, from the file. table: numbers that follow from the configuration, computed
     when the model is opened. state: what one layer remembers, all slots. row: scratch, `nbytes` for
-    each row of the step. tokens, positions: of the step's rows, int32."""
+    each row of the step. Rows' tokens and positions are no buffers: kernels know the step."""
     name: str = ""
-    """Of a weight the blob's name; of a table "rope.N" (positions, 2, R/2), "learned" (positions,
-    D) or "slopes" (H,), float32; of a state the layer's number."""
+    """Of a weight the tensor's name; of a table "rope.N" (positions, 2, R/2) or "slopes" (H,),
+    float32; of a state the layer's number."""
     nbytes: int = 0
     """Of a row buffer, for one row."""
 

@@ -134,13 +134,11 @@ class _Reader:
         found = {f"rope.{index}" for index in range(len(self.config.ropes))}
         if self.config.position == "alibi":
             found.add("slopes")
-        if "position_embd.weight" in self.tensors:
-            found.add("learned")
         return found
 
     def size(self, buffer: Buffer) -> int:
-        """Bytes that an argument may begin in; of tables, states and the step's own numbers the
-        sizes are known only when the model is opened."""
+        """Bytes that an argument may begin in; of tables and states the sizes are known only when
+        the model is opened."""
         if buffer.role == "weight":
             return self.tensors[buffer.name]
         return buffer.nbytes if buffer.role == "row" else 1

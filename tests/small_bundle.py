@@ -78,7 +78,7 @@ def tensors(rows: int = 600) -> list[Values]:
 
 GRAPH = StepGraph(
     buffers=(
-        Buffer("tokens"),
+        Buffer("weight", "output_norm.weight"),
         Buffer("weight", "token_embd.weight"),
         Buffer("row", nbytes=4 * DIM),
         Buffer("table", "rope.0"),

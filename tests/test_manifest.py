@@ -108,6 +108,7 @@ GRAPH_CHANGES: list[tuple[Callable[[Content], None], str]] = [
     (put("hidden", 1), "hidden is 1; a row buffer"),
     (put("logits", 2), "logits is 2; a row buffer of 1144 bytes"),
     (put("buffers", 0, ["organ", "", 0]), "buffer 0"),
+    (put("buffers", 0, ["tokens", "", 0]), "buffer 0"),
     (put("buffers", 1, ["weight", "nothing", 0]), "there is no such tensor"),
     (put("buffers", 2, ["row", "", 0]), "a row has bytes"),
     (put("buffers", 2, ["row", "", 1 << 40]), "buffer 2"),

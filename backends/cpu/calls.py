@@ -11,9 +11,6 @@ from edgellm.graph import StepGraph
 CALL = np.dtype([("buffers", "u8", 16), ("numbers", "i8", 16), ("reals", "f4", 4)])
 """A Call of kernels/edge.h."""
 
-INDEX_BYTES = 4
-"""Of one row's token or position."""
-
 
 class CallTable:
     """The body's calls, then the head's."""
@@ -49,7 +46,5 @@ class CallTable:
 
     def _stride(self, buffer: int) -> int:
         """Bytes from one row to the next, as row functions are told."""
-        role = self.graph.buffers[buffer].role
-        if role in ("tokens", "positions"):
-            return INDEX_BYTES
-        return self.graph.buffers[buffer].nbytes if role == "row" else 0
+        found = self.graph.buffers[buffer]
+        return found.nbytes if found.role == "row" else 0
