@@ -104,6 +104,14 @@ def test_a_copied_prefix_goes_on_as_the_original(small: BundleExecutor) -> None:
     np.testing.assert_array_equal(small.prefill(TOKENS[21:], 2, 21, every=True), whole[21:])
 
 
+@pytest.mark.parametrize(("source", "target", "length"), [(0, 3, 1), (-1, 0, 1), (0, 1, -1)])
+def test_copies_that_there_is_no_place_for(
+    small: BundleExecutor, source: int, target: int, length: int
+) -> None:
+    with pytest.raises(ValueError, match="positions from slot"):
+        small.copy(source, target, length)
+
+
 def test_int8_memory_is_close(expected: NDArray[np.float32]) -> None:
     executor = opened(kv="int8")
     found = executor.prefill(TOKENS, 0, 0, every=True)

@@ -68,8 +68,8 @@ class BundleExecutor:
         self.max_rows = max(max_rows, slots)
         self._graph, self._int8, self._owner = graph, kv == "int8", owner
         self._kept = -(-context // BLOCK) * BLOCK  # positions
-        self.threads = threads or usable()
-        self._engine: Engine | None = Engine(library, self.threads)
+        self._engine: Engine | None = Engine(library, threads or usable())
+        self.threads = self._engine.threads
         try:
             with memory.fitting(name):
                 self._allocate(self._engine, weights, name, weight_bytes)
@@ -103,6 +103,7 @@ class BundleExecutor:
         idle = graph.buffers[graph.logits].nbytes * (rows - self.slots)
         need = RUNTIME_BYTES + weight_bytes + sum(states.values()) * self.slots
         need += plan.nbytes * rows - idle + scratch
+        need += sum(4 * self._kept * rope.dim for rope in self.config.ropes)
         memory.require(name, need, self.context, self.slots)
 
         self._states = {index: _memory(size * self.slots) for index, size in states.items()}
@@ -136,8 +137,6 @@ class BundleExecutor:
         for index, buffer in enumerate(self._graph.buffers):
             if buffer.role == "weight":
                 addresses[index] = weights[buffer.name]
-            elif buffer.role in ("tokens", "positions"):
-                addresses[index] = getattr(self._step, buffer.role)
         return addresses
 
     def _state_bytes(self, engine: Engine, layer: int) -> int:
@@ -228,7 +227,8 @@ class BundleExecutor:
         return self._running().top_k(self._logits[row], k)
 
     def copy(self, source: int, target: int, length: int) -> None:
-        if not (0 <= source < self.slots and 0 <= target < self.slots and length <= self.context):
+        in_slots = 0 <= source < self.slots and 0 <= target < self.slots
+        if not (in_slots and 0 <= length <= self.context):
             raise ValueError(f"{length} positions from slot {source} to {target} of {self.slots}")
         if source == target:
             return
