@@ -62,6 +62,10 @@ class Job:
         self.slot = self.leader = None
         self.evicted = True
 
+    def waits_for(self, other: Job) -> bool:
+        """Whether the other is its leader, or one that its leader waits for in turn."""
+        return self.leader is not None and (self.leader is other or self.leader.waits_for(other))
+
     def yields_to(self, newcomer: Job) -> bool:
         """Whether the newcomer may have its slot."""
         return newcomer.priority < self.priority and self.generation.drawn >= self.tenure

@@ -276,6 +276,8 @@ class Scheduler:
         leader, longest = None, WORTHWHILE - 1
         longest += max(common_prefix(slot.tokens, prompt) for slot in self._slots)
         for other in self._running:
+            if other.waits_for(job):  # since before the job had to give way, this very turn
+                continue
             shared = self._cut(common_prefix(other.generation.tokens, prompt))
             if shared > longest and other.priority <= job.priority and self._leads(other, shared):
                 leader, longest = other, shared

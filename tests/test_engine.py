@@ -71,7 +71,7 @@ def pool(request: pytest.FixtureRequest) -> Iterator[Engine]:
 
 
 def test_every_part_is_run_once(pool: Engine) -> None:
-    sizes = [1, 2, 3, 7, 8, 9, 64, 1000, 65535] * 3
+    sizes = [1, 2, 3, 7, 8, 9, 64, 1000, 65535, 65536, 100_000] * 3
     counters = [np.zeros(size, np.int32) for size in sizes]
     program = Program(
         [(COUNT, [array], (size,)) for array, size in zip(counters, sizes, strict=True)]

@@ -174,6 +174,27 @@ def test_a_newcomer_takes_a_copy_of_a_shared_beginning() -> None:
     serve(executor, test)
 
 
+def test_two_answers_never_wait_for_each_other() -> None:
+    async def main() -> None:
+        scheduler = Scheduler(ToyExecutor(slots=2), ToyTokenizer())
+        request = ask("the same long question")
+        for name in "ab":
+            scheduler.submit(Session(name), request)
+            job = scheduler._next()
+            assert job is not None
+            await scheduler._admit(job)
+        first, second = scheduler._running
+        assert second.leader is first
+        # The first gives way, and comes back before the second has been told.
+        first.evict()
+        scheduler._running.remove(first)
+        await scheduler._admit(first)
+        assert first.leader is None
+        await scheduler.close()
+
+    asyncio.run(main())
+
+
 def test_a_newcomer_gets_the_slot_that_somebody_left_with_the_same_beginning() -> None:
     executor = ToyExecutor()
 

@@ -30,7 +30,7 @@ typedef struct {
 } Call;
 
 // A kernel's work is cut into parts, which run in any order and at once. `parts` tells how many
-// (at least 1, at most 65,535); `run` does number `part` of them.
+// (at least 1; the caller does more than 65,535 alone); `run` does number `part` of them.
 typedef struct {
     int (*parts)(const Call *call, const Step *step);
     void (*run)(const Call *call, const Step *step, int part, int parts);

@@ -41,6 +41,7 @@ enum { ABI = 1 };
 
 enum {
     MOST_THREADS = 256,
+    MOST_PARTS = 0xffff,      // of a call that is shared out: ranges count in 16 bits
     SPINS = 64,               // between two looks at the clock
     AWAKE = 500 * 1000,       // nanoseconds that a thread without work spins before it sleeps: as
                               // long as drawing a token takes, for waking up takes 50,000
@@ -281,7 +282,7 @@ EXPORT int edge_run(Pool *pool, const int32_t *which, const Call *calls, int cou
         if (*cancel) return 1;
         const Kernel *kernel = kernels[which[i]];
         int parts = kernel->parts(&calls[i], step);
-        if (parts == 1 || pool->threads == pool->resting + 1) {
+        if (parts == 1 || parts > MOST_PARTS || pool->threads == pool->resting + 1) {
             for (int part = 0; part < parts; part++) kernel->run(&calls[i], step, part, parts);
             continue;
         }
