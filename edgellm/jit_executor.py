@@ -17,12 +17,10 @@ from numpy.typing import NDArray
 from tinygrad import Tensor, TinyJit, UOp
 
 from edgellm import layout
-from edgellm.checkpoint import Checkpoint, StoredTensor
+from edgellm.checkpoint import Checkpoint
 from edgellm.config import Layer
 from edgellm.executor import CHUNK, Cancelled, Progress
 from edgellm.model import Block, Transformer, empty_rows
-
-HALF_MAX = 65504.0
 
 
 class Step:
@@ -68,17 +66,13 @@ class Step:
 
 
 class JitExecutor:
-    """Implements `edgellm.executor.Executor`.
-
-    Weights are held in float32 if `exact`, else matrices in float16 where their values fit.
-    """
+    """Implements `edgellm.executor.Executor`, in float32 throughout."""
 
     def __init__(
         self,
         checkpoint: Checkpoint,
         context: int,
         slots: int,
-        exact: bool,
         chunk: int = CHUNK,
         progress: Progress | None = None,
     ) -> None:
@@ -87,12 +81,10 @@ class JitExecutor:
         self.chunk = min(chunk, context)
         self.max_rows = self.chunk + slots
         self._cancelled = False
-        weights = _upload(checkpoint, exact, progress)
+        weights = _upload(checkpoint, progress)
         transformer = Transformer(self.config, weights, context, margin=self.chunk)
         self._rows = [
-            empty_rows(
-                self.config, layer, context + self.chunk, slots, "float32" if exact else "half"
-            )
+            empty_rows(self.config, layer, context + self.chunk, slots)
             for layer in self.config.layers
         ]
         self._steps = {count: Step(transformer) for count in {1, self.chunk}}
@@ -196,21 +188,14 @@ def _bound(name: str, value: int, highest: int) -> UOp:
     return bound
 
 
-def _upload(checkpoint: Checkpoint, exact: bool, progress: Progress | None) -> dict[str, Tensor]:
+def _upload(checkpoint: Checkpoint, progress: Progress | None) -> dict[str, Tensor]:
     """The weights on the device."""
     stored = [t for t in checkpoint.tensors.values() if t.name not in layout.TABLES]
     total, done = sum(tensor.nbytes for tensor in stored), 0
     weights: dict[str, Tensor] = {}
     for tensor in stored:
-        weights[tensor.name] = Tensor(_values(tensor, exact)).realize()
+        weights[tensor.name] = Tensor(tensor.float32()).realize()
         done += tensor.nbytes
         if progress:
             progress("loading", done, total)
     return weights
-
-
-def _values(tensor: StoredTensor, exact: bool) -> NDArray[np.generic]:
-    values = tensor.float32()
-    if exact or values.ndim < 2 or np.abs(values).max(initial=0.0) > HALF_MAX:
-        return values
-    return values.astype(np.float16)

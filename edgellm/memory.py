@@ -27,21 +27,20 @@ BUNDLE_BYTES = 60 << 20
 REMEDY = "a shorter context (-c) or a smaller model takes less"
 
 
-def needed(checkpoint: Checkpoint, context: int, slots: int = 1, exact: bool = False) -> int:
+def needed(checkpoint: Checkpoint, context: int, slots: int = 1) -> int:
     """Bytes that a process takes at most which runs a model in `edgellm.jit_executor.JitExecutor`:
     while it loads, or with `slots` sequences of `context` positions."""
-    config, width = checkpoint.config, 4 if exact else 2
+    config = checkpoint.config
     positions = context + min(CHUNK, context)
     weights = loading = 0
     for name, tensor in checkpoint.tensors.items():
         if name in TABLES:
             continue
-        values = math.prod(tensor.shape)
-        weights += values * (width if len(tensor.shape) > 1 else 4)
-        # Dequantised in float32 first; their magnitudes tell whether they fit into float16.
-        loading = max(loading, weights + values * (4 if exact else 8))
+        nbytes = 4 * math.prod(tensor.shape)
+        weights += nbytes
+        loading = max(loading, weights + nbytes)  # dequantised, then copied
     rows = sum(math.prod(rows_shape(config, layer, positions, slots)) for layer in config.layers)
-    return RUNTIME_BYTES + max(loading, weights + rows * width + _work(config, positions))
+    return RUNTIME_BYTES + max(loading, weights + 4 * rows + _work(config, positions))
 
 
 def running(config: Config, weights: int, context: int, slots: int = 1) -> int:
@@ -65,9 +64,9 @@ def _work(config: Config, positions: int) -> int:
     return 4 * (tables + 2 * kinds * config.heads * CHUNK * positions)
 
 
-def check(checkpoint: Checkpoint, context: int, slots: int = 1, exact: bool = False) -> None:
+def check(checkpoint: Checkpoint, context: int, slots: int = 1) -> None:
     """Raise FitError if the machine's whole memory is less than what is needed."""
-    require(checkpoint.path, needed(checkpoint, context, slots, exact), context, slots)
+    require(checkpoint.path, needed(checkpoint, context, slots), context, slots)
 
 
 def require(file: object, need: int, context: int, slots: int) -> None:

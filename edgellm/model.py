@@ -31,15 +31,13 @@ Block = Mapping[str, Tensor]
 """The tensors of one layer, by the part of their name after `blk.N.`."""
 
 
-def empty_rows(
-    config: Config, layer: Layer, positions: int, slots: int, dtype: str = "float32"
-) -> Tensor:
+def empty_rows(config: Config, layer: Layer, positions: int, slots: int) -> Tensor:
     """What one layer remembers of its past, of `config.rows_shape`.
 
     One row a position, so that a sequence can be cut back to any length.
     """
     shape = rows_shape(config, layer, positions, slots)
-    return Tensor.zeros(*shape, dtype=getattr(dtypes, dtype)).contiguous().realize()
+    return Tensor.zeros(*shape, dtype=dtypes.float32).contiguous().realize()
 
 
 def extend(rows: Tensor, new: Tensor, slot: Position, start: Position) -> Tensor:
@@ -49,8 +47,8 @@ def extend(rows: Tensor, new: Tensor, slot: Position, start: Position) -> Tensor
     ones are leftovers.
     """
     here = rows[slot : slot + 1, :, start : start + new.shape[2], :]
-    stored = Tensor(rows.uop.after(here.uop.store(new.cast(rows.dtype).uop)))
-    return stored[slot : slot + 1].cast(dtypes.float32)
+    stored = Tensor(rows.uop.after(here.uop.store(new.uop)))
+    return stored[slot : slot + 1]
 
 
 class Transformer:

@@ -232,7 +232,7 @@ def test_a_real_model_tells_each_session_the_same_as_alone(
     else:
         from edgellm.jit_executor import JitExecutor
 
-        executor = JitExecutor(checkpoint.open(path), context=48, slots=3, exact=True, chunk=8)
+        executor = JitExecutor(checkpoint.open(path), context=48, slots=3, chunk=8)
     random, vocab = Random(5), executor.config.vocab
     starts = [[random.randrange(vocab) for _ in range(20)] for _ in range(2)]
 

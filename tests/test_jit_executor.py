@@ -19,12 +19,10 @@ QUANT = ["Q4_0", "Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0", "F16", "BF16"]
 pytestmark = pytest.mark.usefixtures("cpu")
 
 
-def executor(
-    path: Path, context: int = 32, slots: int = 1, exact: bool = True, chunk: int = 8
-) -> Executor:
+def executor(path: Path, context: int = 32, slots: int = 1, chunk: int = 8) -> Executor:
     from edgellm.jit_executor import JitExecutor
 
-    return JitExecutor(checkpoint.open(path), context, slots, exact, chunk=chunk)
+    return JitExecutor(checkpoint.open(path), context, slots, chunk=chunk)
 
 
 @pytest.fixture(scope="module")
@@ -133,15 +131,12 @@ def test_it_runs_in_another_thread_than_it_was_made_in(small: Executor) -> None:
     np.testing.assert_array_equal(there[0], here)
 
 
-def test_half_precision_stays_close_and_progress_is_told() -> None:
+def test_progress_is_told() -> None:
     from edgellm.jit_executor import JitExecutor
 
     told: list[tuple[str, int, int]] = []
     opened = checkpoint.open(MODELS / "llama" / "model.gguf")
-    run = JitExecutor(opened, 32, 1, False, 8, lambda *event: told.append(event))
-    reference = np.load(MODELS / "llama" / "reference.npz")
-    found = run.prefill(reference["tokens_2"].tolist(), 0, 0, every=True)
-    np.testing.assert_allclose(found, reference["logits_2"], atol=0.05, rtol=0)
+    JitExecutor(opened, 32, 1, 8, lambda *event: told.append(event)).close()
     assert {what for what, _, _ in told} == {"loading", "compiling"}
     for what in ("loading", "compiling"):
         steps = [(done, total) for word, done, total in told if word == what]

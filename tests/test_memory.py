@@ -32,7 +32,7 @@ def test_as_much_is_allocated_as_was_foretold(family: str) -> None:
         [sys.executable, "-c", LOAD, path], capture_output=True, text=True, check=True
     )
     opened = checkpoint.open(path)
-    foretold = memory.needed(opened, 8192, slots=3, exact=True) - memory.RUNTIME_BYTES
+    foretold = memory.needed(opened, 8192, slots=3) - memory.RUNTIME_BYTES
     assert int(done.stdout) == pytest.approx(foretold, rel=0.1)
 
 
@@ -43,14 +43,14 @@ def test_slots_and_positions_cost_what_the_layers_remember() -> None:
     assert sorted(widths) == [32, 48, 48]
     opened = replace(opened, config=config)
     one, two = (memory.needed(opened, 4096, slots) for slots in (1, 2))
-    assert two - one == sum(widths) * (4096 + 32) * 2
+    assert two - one == sum(widths) * (4096 + 32) * 4
 
 
 def test_a_large_tensor_counts_while_it_is_loaded() -> None:
     """One context of one token leaves nothing but the weights."""
     opened = checkpoint.open(MODELS / "llama")
     values = sum(math.prod(tensor.shape) for tensor in opened.tensors.values())
-    assert memory.needed(opened, 1) > memory.RUNTIME_BYTES + 2 * values
+    assert memory.needed(opened, 1) > memory.RUNTIME_BYTES + 4 * values
 
 
 def test_a_model_that_does_not_fit_is_refused_before_anything_is_allocated(

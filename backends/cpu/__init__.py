@@ -94,11 +94,11 @@ class CPUBackend:
     ) -> Executor:
         from .compiler import prepare
 
-        memory.check(checkpoint, context, slots, exact=True)
+        memory.check(checkpoint, context, slots)
         prepare()
         from edgellm.jit_executor import JitExecutor
 
-        return JitExecutor(checkpoint, context, slots, exact=True, progress=progress)
+        return JitExecutor(checkpoint, context, slots, progress=progress)
 
 
 @hookimpl

@@ -56,7 +56,7 @@ def describe_checkpoint(opened: Checkpoint, context: int | None = None) -> dict[
         "memory": {
             "context": context,
             "bytes": memory.running(opened.config, packed, context),
-            "bytes_exact": memory.needed(opened, context, exact=True),
+            "bytes_exact": memory.needed(opened, context),
         }
     }
 
