@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from edgellm import layout, packing
 from edgellm.errors import UnsupportedError
 
+from .compiler import use_cpu
 from .library import library
 from .step_source import step_source
 
@@ -32,9 +32,7 @@ def build(
     if checkpoint.config.head_dim > MAX_HEAD_DIM:
         allowed = f"up to {MAX_HEAD_DIM} channels are supported"
         raise UnsupportedError(checkpoint.path, "head_dim", checkpoint.config.head_dim, allowed)
-    # The capture runs nothing, so any device will do; tinygrad reads this when it's imported, and
-    # would else look for the machine's accelerators.
-    os.environ.setdefault("DEV", "CPU")
+    use_cpu()
     from edgellm.capture import Weight, capture
 
     stored = {

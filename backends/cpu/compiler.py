@@ -144,13 +144,22 @@ def prepare() -> None:
     os.environ["CC"] = str(compiler)
     # No pool of compiling processes: each costs a board 40 MB and more.
     os.environ["PARALLEL"] = "0"
-    if os.environ.get("DEV", "").partition(":")[0] != "CPU":
-        os.environ["DEV"] = "CPU"
     if "tinygrad" not in sys.modules:
         os.environ.setdefault("CACHEDB", str(compiler.with_name("kernels.db")))
-        return
-    from tinygrad.helpers import DEV, PARALLEL  # has read its environment already
+    else:
+        from tinygrad.helpers import PARALLEL, getenv
 
-    PARALLEL.value = 0
-    if DEV.device != "CPU":
-        DEV.value = "CPU"
+        PARALLEL.value = 0
+        getenv.cache_clear()  # which may remember that there was no CC
+    use_cpu()
+
+
+def use_cpu() -> None:
+    """Make the CPU tinygrad's device; else it looks for the machine's accelerators."""
+    if os.environ.get("DEV", "").partition(":")[0] != "CPU":
+        os.environ["DEV"] = "CPU"
+    if "tinygrad" in sys.modules:
+        from tinygrad.helpers import DEV  # which has read its environment already
+
+        if DEV.device != "CPU":
+            DEV.value = "CPU"
