@@ -1,9 +1,10 @@
 """Capture: the Transformer's step for one row, taken from tinygrad as a StepGraph; nothing runs.
 
 The Transformer is called on placeholders. Its heavy operations become calls of a backend's kernels
-(`edgellm_backends.cpu` lists what each computes); what is left over tinygrad schedules and writes
-as C, one function a kernel, for one row. This is the only place besides the backends that uses
-tinygrad's internals: custom kernels, the schedule's calls, and its C renderer without a compiler.
+(the files in `backends/cpu/kernels` say what each computes); what is left over tinygrad schedules
+and writes as C, one function a kernel, for one row. This is the only place besides the backends
+that uses tinygrad's internals: custom kernels, the schedule's calls, and its C renderer without a
+compiler.
 """
 
 from __future__ import annotations

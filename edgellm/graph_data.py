@@ -50,8 +50,8 @@ def plain(graph: StepGraph) -> dict[str, Any]:
 def read(data: object, file: object, config: Config, tensors: Mapping[str, int]) -> StepGraph:
     """The graph in `data`, over tensors of the given numbers of bytes.
 
-    What calls refer to is there, and lies within it; that kernels get along with their arguments is
-    for the backend to see. Raises FormatError.
+    What calls refer to is there, and begins within it. Whether kernels get along with it isn't
+    looked at: who signs a bundle vouches for its machine code too. Raises FormatError.
     """
     return _Reader(file, config, tensors).graph(data)
 
@@ -109,7 +109,7 @@ class _Reader:
         index = data[name]
         if type(index) is not int or not 0 <= index < len(self.buffers):
             raise self.fail(name, index, f"below {len(self.buffers)} is allowed")
-        if self.buffers[index].role != "row" or self.buffers[index].nbytes < 4 * width:
+        if self.buffers[index].role != "row" or self.buffers[index].nbytes != 4 * width:
             raise self.fail(name, index, f"a row buffer of {4 * width} bytes is needed")
         return index
 

@@ -106,6 +106,7 @@ def test_what_does_not_hold_together_is_refused(
 GRAPH_CHANGES: list[tuple[Callable[[Content], None], str]] = [
     (put("hidden", 99), "hidden is 99"),
     (put("hidden", 1), "hidden is 1; a row buffer"),
+    (put("hidden", 5), "hidden is 5; a row buffer of 128 bytes"),
     (put("logits", 2), "logits is 2; a row buffer of 1144 bytes"),
     (put("buffers", 0, ["organ", "", 0]), "buffer 0"),
     (put("buffers", 0, ["tokens", "", 0]), "buffer 0"),
