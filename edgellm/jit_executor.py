@@ -194,7 +194,7 @@ def _upload(checkpoint: Checkpoint, progress: Progress | None) -> dict[str, Tens
     total, done = sum(tensor.nbytes for tensor in stored), 0
     weights: dict[str, Tensor] = {}
     for tensor in stored:
-        weights[tensor.name] = Tensor(tensor.float32()).realize()
+        weights[tensor.name] = Tensor(np.atleast_1d(tensor.float32())).realize()
         done += tensor.nbytes
         if progress:
             progress("loading", done, total)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from edgellm import checkpoint
 from edgellm.executor import Executor
+from edgellm.tensor import MappedTensor
 
 MODELS = Path(__file__).parent / "data" / "models"
 GGUF = sorted(folder.name for folder in MODELS.iterdir() if (folder / "model.gguf").exists())
@@ -142,6 +144,18 @@ def test_progress_is_told() -> None:
         steps = [(done, total) for word, done, total in told if word == what]
         assert steps == sorted(steps)
         assert steps[-1][0] == steps[-1][1]
+
+
+def test_a_matrix_with_a_factor(small: Executor) -> None:
+    from edgellm.jit_executor import JitExecutor
+
+    opened = checkpoint.open(MODELS / "llama" / "model.gguf")
+    name = "blk.0.attn_q.scale"
+    for shape in ((), (1,)):
+        one = MappedTensor(name, shape, "F32", memoryview(np.float32(1).tobytes()))
+        run = JitExecutor(replace(opened, tensors={**opened.tensors, name: one}), 32, 1, 8)
+        np.testing.assert_allclose(run.prefill([1, 2], 0, 0), small.prefill([1, 2], 0, 0), atol=1e-5)
+        run.close()
 
 
 def test_closing_twice_is_harmless() -> None:
