@@ -154,7 +154,9 @@ def test_a_matrix_with_a_factor(small: Executor) -> None:
     for shape in ((), (1,)):
         one = MappedTensor(name, shape, "F32", memoryview(np.float32(1).tobytes()))
         run = JitExecutor(replace(opened, tensors={**opened.tensors, name: one}), 32, 1, 8)
-        np.testing.assert_allclose(run.prefill([1, 2], 0, 0), small.prefill([1, 2], 0, 0), atol=1e-5)
+        np.testing.assert_allclose(
+            run.prefill([1, 2], 0, 0), small.prefill([1, 2], 0, 0), atol=1e-5
+        )
         run.close()
 
 
