@@ -104,6 +104,7 @@ class Bundle(checkpoint.ModelFile):
     voucher: str
     """The trusted key that signed it; "local": built on this machine; "": nobody is trusted."""
     signers: Sequence[PublicKey]
+    """Whose signatures were checked: with `inspect` all, else those that had to be."""
     blobs: Mapping[str, memoryview]
 
     def blob(self, name: str) -> memoryview:
@@ -134,14 +135,16 @@ def open(
     file = str(path)
     data = memoryview(_map(Path(path)))
     header, raw, signatures = _frame(data, file)
-    signers = signing.signers(header.pack(), signatures, file)
-    try:
-        trusted = KeyFolder() if keys is None else keys
-        voucher = signing.vouch(header.pack(), signatures, signers, trusted, file)
-    except TrustError:
-        if not inspect:
-            raise
-        voucher = ""
+    trusted = KeyFolder() if keys is None else keys
+    voucher = signing.own(header.pack(), signatures, trusted, file)
+    # What this machine has built itself needs nobody else's signature.
+    signers = [] if voucher and not inspect else signing.signers(header.pack(), signatures, file)
+    if not voucher:
+        try:
+            voucher = signing.vouch(signatures, signers, trusted, file)
+        except TrustError:
+            if not inspect:
+                raise
     found, graph = manifest.read(raw, file, header.manifest_offset)
     blobs = {blob.name: data[blob.offset : blob.offset + blob.nbytes] for blob in found.blobs}
     _check_padding(data, found.blobs, file)

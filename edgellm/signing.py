@@ -65,25 +65,24 @@ def signers(header: bytes, signatures: Sequence[Signature], file: object) -> lis
     return [named(one.name, one.key) for one in found]
 
 
-def vouch(
-    header: bytes,
-    signatures: Sequence[Signature],
-    signers: Sequence[PublicKey],
-    keys: KeyFolder,
-    file: object,
-) -> str:
-    """The name of the trusted key, or LOCAL, that vouches for a bundle; `signers` are those whose
-    signatures are right.
-
-    Raises FormatError for this machine's own mark where it is wrong, TrustError where nobody is
-    trusted.
-    """
-    secret = keys.local_secret() if any(one.scheme == LOCAL for one in signatures) else None
-    for one in signatures:
-        if one.scheme == LOCAL and secret is not None and one.key == _identity(secret):
+def own(header: bytes, signatures: Sequence[Signature], keys: KeyFolder, file: object) -> str:
+    """LOCAL if this machine has made the bundle itself, else "". Raises FormatError where its own
+    mark is wrong."""
+    marks = [one for one in signatures if one.scheme == LOCAL]
+    secret = keys.local_secret() if marks else None
+    for one in marks:
+        if secret is not None and one.key == _identity(secret):
             if not hmac.compare_digest(one.value, _mark(secret, header)):
                 raise _altered(file, "this machine's")
             return LOCAL
+    return ""
+
+
+def vouch(
+    signatures: Sequence[Signature], signers: Sequence[PublicKey], keys: KeyFolder, file: object
+) -> str:
+    """The name of the trusted key that vouches for a bundle; `signers` are those whose signatures
+    are right. Raises TrustError where nobody is trusted."""
     trusted = {key.data: key.name for key in keys.trusted()} if signers else {}
     for key in signers:
         if key.data in trusted:

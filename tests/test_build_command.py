@@ -132,7 +132,7 @@ def test_another_machine_needs_the_key(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     pytest.importorskip("cryptography")
-    (key,) = bundle.open(built).signers
+    (key,) = bundle.signers(built)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "another"))
     asked = ["run", "-m", str(built), "-p", "turn on the lamp"]
     assert cli.main(asked) == 4

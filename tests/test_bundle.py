@@ -170,7 +170,7 @@ def test_a_signature_under_another_name_or_by_another_key_is_refused(tmp_path: P
         path.unlink()
         path.write_bytes(raw[: offset + nbytes] + packed + hashlib.sha256(packed).digest())
         with pytest.raises(FormatError, match="altered after it was signed"):
-            bundle.open(path, keys)
+            bundle.open(path, keys, inspect=True)
 
 
 def test_no_signature_at_all_is_refused(path: Path, keys: KeyFolder, sound: bytes) -> None:

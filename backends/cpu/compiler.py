@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, cast
 
 from edgellm import folders
 from edgellm.errors import BackendError, UsageError
@@ -150,7 +151,7 @@ def prepare() -> None:
         from tinygrad.helpers import PARALLEL, getenv
 
         PARALLEL.value = 0
-        getenv.cache_clear()  # which may remember that there was no CC
+        cast(Any, getenv).cache_clear()  # it may remember that there was no CC
     use_cpu()
 
 
