@@ -29,6 +29,18 @@ class Cancelled(Exception):
     """The call under way was ended by `Executor.cancel`. None of its rows counts as fed."""
 
 
+class Choice(Protocol):
+    """Picks tokens out of logits (vocab,), faster than NumPy does."""
+
+    def argmax(self, logits: NDArray[np.float32]) -> int:
+        """The likeliest token, of equals the lowest; NaN counts as minus infinity."""
+
+    def top_k(
+        self, logits: NDArray[np.float32], k: int
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """The k likeliest tokens (or all) and their logits, likeliest first, else as `argmax`."""
+
+
 class Executor(Protocol):
     """Runs one model over a fixed number of slots, each the key-value memory of one sequence.
 
@@ -84,6 +96,10 @@ class Executor(Protocol):
         Returns the logits after the last token, (vocab,), or after every one, (len(tokens), vocab).
         Any number of tokens that fits the context is accepted.
         """
+
+    @property
+    def choice(self) -> Choice | None:
+        """What picks tokens out of its logits; None: NumPy."""
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` positions of slot `source` into slot `target`."""

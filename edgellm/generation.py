@@ -78,7 +78,7 @@ class Generation:
         if not self._rolling:
             # The last token needn't fit: it is drawn, but not fed.
             self.limit = min(self.limit, executor.context + 1 - len(tokens))
-        self._sampler = Sampler(sampling, tokenizer)
+        self._sampler = Sampler(sampling, tokenizer, executor.choice)
         self._text = TextStream(tokenizer, stop)
         self._echo = echo
         begins = reply or list(tokens) == [tokenizer.bos]

@@ -146,6 +146,10 @@ class JitExecutor:
                 return step.last(hidden, row)
         return np.concatenate(logits)
 
+    @property
+    def choice(self) -> None:
+        return None
+
     def copy(self, source: int, target: int, length: int) -> None:
         origin, end = self._slot("source", source), self._slot("target", target)
         for begin in range(0, length, self.chunk):

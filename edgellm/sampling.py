@@ -14,6 +14,7 @@ from edgellm import plugins
 from edgellm.errors import BackendError, EdgeError, PluginError, UsageError
 
 if TYPE_CHECKING:
+    from edgellm.executor import Choice
     from edgellm.tokenizer import Tokenizer
 
 DEFAULT_ORDER = (
@@ -125,9 +126,10 @@ class Sampling:
 class Filter(Protocol):
     """One link of the chain: gives tokens up (minus infinity) or reshapes their logits.
 
-    Two attributes may spare work: where `idle` is true, the filter changes nothing and isn't asked;
-    where `by_value` is, it doesn't look at whose a logit is, and may be given only those of the
-    tokens that aren't given up yet.
+    Three attributes may spare work: where `idle` is true, the filter changes nothing and isn't
+    asked; where `by_value` is, it doesn't look at whose a logit is, and may be given only those of
+    the tokens that aren't given up yet; where `highest` isn't 0, all it does is to keep so many of
+    the highest logits, of equals those of the lower ids.
     """
 
     def apply(self, logits: NDArray[np.float32], history: Sequence[int]) -> NDArray[np.float32]:
@@ -137,8 +139,14 @@ class Filter(Protocol):
 class Sampler:
     """Draws one token after the other for one request, by the chain that its options declare."""
 
-    def __init__(self, options: Sampling, tokenizer: Tokenizer | None = None) -> None:
+    def __init__(
+        self,
+        options: Sampling,
+        tokenizer: Tokenizer | None = None,
+        choice: Choice | None = None,
+    ) -> None:
         """Raises UsageError for a name in the chain that no plugin answers to."""
+        self._choice = choice
         self.options = options
         self.rng = np.random.Generator(np.random.PCG64(options.seed))
         self.filters: list[tuple[str, Filter]] = []
@@ -158,8 +166,9 @@ class Sampler:
         Raises PluginError if a filter fails, returns something other than logits of the same shape,
         or leaves no token to choose; BackendError if the model's own logits aren't numbers.
         """
-        size = logits.shape[0]
-        likeliest = int(logits.argmax())  # or the first that is no number
+        size, choice = logits.shape[0], self._choice
+        # Without `choice` it is the first that is no number, if there is one.
+        likeliest = choice.argmax(logits) if choice else int(logits.argmax())
         if not math.isfinite(logits[likeliest]):
             raise BackendError("the model computed logits that are not numbers")
         if self.options.temperature == 0 and not self.filters:
@@ -167,7 +176,12 @@ class Sampler:
         current = np.array(logits, np.float32)
         ids: NDArray[np.intp] | None = None  # whose logits `current` holds, if not everybody's
         for name, link in self.filters:
-            by_value = getattr(link, "by_value", False)
+            highest, by_value = getattr(link, "highest", 0), getattr(link, "by_value", False)
+            if highest and ids is None and choice:
+                highest_ids, values = choice.top_k(current, highest)
+                ids = np.sort(highest_ids[values > -np.inf]).astype(np.intp)
+                current = current[ids]
+                continue
             if ids is not None and not by_value:
                 current, ids = spread(current, ids, size), None
             try:

@@ -23,6 +23,7 @@ class TopK:
     def __init__(self, k: int) -> None:
         self.k = k
         self.idle = k <= 0
+        self.highest = max(k, 0)
 
     def apply(self, logits: NDArray[np.float32], history: Sequence[int]) -> NDArray[np.float32]:
         if not 0 < self.k < len(logits):

@@ -124,8 +124,8 @@ def test_int8_memory_is_close(expected: NDArray[np.float32]) -> None:
 def test_the_likeliest_tokens(small: BundleExecutor) -> None:
     logits = small.run(TOKENS[:3], [0] * 3, range(3), range(3)).copy()
     for row in range(3):
-        assert small.argmax(row) == logits[row].argmax()
-        places, values = small.top_k(row, 10)
+        assert small.choice.argmax(logits[row]) == logits[row].argmax()
+        places, values = small.choice.top_k(logits[row], 10)
         np.testing.assert_array_equal(places, np.argsort(-logits[row], kind="stable")[:10])
         np.testing.assert_array_equal(values, logits[row][places])
 

@@ -229,3 +229,24 @@ def test_filters_that_go_by_value_draw_the_same_from_fewer_logits(
         link = type(plugins.ask("sampler", name=name, options=Sampling(), tokenizer=None))
         monkeypatch.setattr(link, "by_value", False)
     assert fewer == [draws(**option) for option in options]
+
+
+@pytest.mark.parametrize("options", [{}, {"top_k": 3}, {"temperature": 0.0}, {"top_p": 0.5}])
+def test_a_backend_s_choice_draws_the_same_tokens(options: dict[str, Any]) -> None:
+    class Choice:
+        def argmax(self, logits: NDArray[np.float32]) -> int:
+            return int(self.top_k(logits, 1)[0][0])
+
+        def top_k(
+            self, logits: NDArray[np.float32], k: int
+        ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+            ids = np.argsort(-logits, kind="stable")[:k].astype(np.int32)
+            return ids, logits[ids]
+
+    plain = Sampler(Sampling(seed=5, **options))
+    helped = Sampler(Sampling(seed=5, **options), None, Choice())
+    random = np.random.default_rng(1)
+    for _ in range(50):
+        logits = np.round(random.normal(scale=3, size=300), 1).astype(np.float32)
+        logits[random.integers(300, size=100)] = -np.inf
+        assert helped.sample(logits, []) == plain.sample(logits, [])

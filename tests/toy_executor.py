@@ -94,6 +94,8 @@ class ToyExecutor:
         rows = self._rows([(slot, place) for place in (places if every else places[-1:])])
         return rows if every else rows[0]
 
+    choice = None
+
     def copy(self, source: int, target: int, length: int) -> None:
         self._enter("copy", [source, target], [length])
         assert source != target

@@ -218,13 +218,9 @@ class BundleExecutor:
             raise Cancelled
         return self._logits[:asked]
 
-    def argmax(self, row: int) -> int:
-        """The likeliest token by a row of what the last `run` returned."""
-        return self._running().argmax(self._logits[row])
-
-    def top_k(self, row: int, k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """The k likeliest tokens and their logits, likeliest first, as `argmax`."""
-        return self._running().top_k(self._logits[row], k)
+    @property
+    def choice(self) -> Engine:
+        return self._running()
 
     def copy(self, source: int, target: int, length: int) -> None:
         in_slots = 0 <= source < self.slots and 0 <= target < self.slots
