@@ -16,6 +16,9 @@ import pluggy
 from edgellm.errors import EdgeError, PluginError
 from edgellm.hookspecs import KINDS
 
+BUNDLED = ("edgellm_backends.", "edgellm_plugins.")
+"""Packages of the plugins that come with edgellm."""
+
 
 @dataclass(frozen=True)
 class About:
@@ -34,6 +37,14 @@ def _wanted(name: str) -> bool:
     return allowed is None or name in [word.strip() for word in allowed.split(",")]
 
 
+@functools.lru_cache(maxsize=1)
+def _installed(path: tuple[str, ...]) -> dict[str, list[EntryPoint]]:
+    """The entry points of every kind, for a module search path. Looking through all that is
+    installed takes milliseconds."""
+    every = entry_points()
+    return {kind: list(every.select(group=f"edgellm.{kind}s")) for kind in KINDS}
+
+
 def found(kind: str) -> list[EntryPoint]:
     """The entry points of one kind, bundled ones first, then by name; imports nothing.
 
@@ -41,11 +52,15 @@ def found(kind: str) -> list[EntryPoint]:
     """
 
     def rank(point: EntryPoint) -> tuple[bool, str]:
-        return point.dist is None or point.dist.name != "edgellm", point.name
+        return not point.value.startswith(BUNDLED), point.name
 
-    return sorted(
-        (point for point in entry_points(group=f"edgellm.{kind}s") if _wanted(point.name)), key=rank
-    )
+    points = _installed(tuple(sys.path))[kind]
+    return sorted((point for point in points if _wanted(point.name)), key=rank)
+
+
+def _origin(point: EntryPoint) -> tuple[str, str]:
+    """Name and version of the distribution that brought it, read anew each time."""
+    return (point.dist.name, point.dist.version) if point.dist else ("nobody", "")
 
 
 def _trace(manager: pluggy.PluginManager) -> None:
@@ -84,8 +99,8 @@ class Manager(pluggy.PluginManager):
 
     def __init__(self) -> None:
         super().__init__("edgellm")
-        self.versions: dict[str, str] = {}
-        """Of the distribution that brought a plugin, by the plugin's name."""
+        self.points: dict[str, EntryPoint] = {}
+        """Where a plugin was found, by its name."""
         for hooks in KINDS.values():  # a module may have hooks of several kinds
             self.add_hookspecs(hooks())
 
@@ -100,9 +115,8 @@ def load(kind: str) -> Manager:
     """
     manager = Manager()
     for point in found(kind):
-        owner, version = (point.dist.name, point.dist.version) if point.dist else ("nobody", "")
         if manager.has_plugin(point.name):
-            _left_out(f"{point.name!r} of {owner}", "the name is taken")
+            _left_out(f"{point.name!r} of {_origin(point)[0]}", "the name is taken")
             continue
         try:
             module = point.load()
@@ -111,11 +125,11 @@ def load(kind: str) -> Manager:
             continue
         if manager.is_registered(module):
             other = manager.get_name(module)
-            _left_out(f"{point.name!r} of {owner}", f"{other!r} is the same module")
+            _left_out(f"{point.name!r} of {_origin(point)[0]}", f"{other!r} is the same module")
             continue
         try:
             manager.register(module, name=point.name)
-            manager.versions[point.name] = version
+            manager.points[point.name] = point
             manager.check_pending()
         except pluggy.PluginValidationError as error:
             raise PluginError(point.name, " ".join(str(error).split())) from error
@@ -150,7 +164,8 @@ def describe(kind: str) -> list[About]:
     for name, plugin in sorted(manager.list_name_plugin()):
         callers = manager.get_hookcallers(plugin) or ()
         hooks = sorted(caller.name for caller in callers if hasattr(KINDS[kind], caller.name))
-        about.append(About(name, manager.versions[name], kind, tuple(hooks)))
+        version = _origin(manager.points[name])[1]
+        about.append(About(name, version, kind, tuple(hooks)))
     return about
 
 
