@@ -41,7 +41,7 @@ def spm_tokens() -> list[tuple[str, float, int]]:
     return special + of_bytes + [(word, -float(i), 1) for i, word in enumerate(words)]
 
 
-def _vocabulary(spm: bool) -> dict[str, object]:
+def vocabulary(spm: bool) -> dict[str, object]:
     key = "tokenizer.ggml."
     if spm:
         pieces, scores, types = zip(*spm_tokens(), strict=True)
@@ -160,7 +160,7 @@ def write_gguf(path: Path, architecture: str, layers: int = 2, seed: int = 0) ->
         "general.source.url": "https://example.org/small",
         "general.quantization_version": 2,
         **_metadata(architecture, layers),
-        **_vocabulary(spm),
+        **vocabulary(spm),
         "tokenizer.chat_template": TEMPLATE,
     }
     tensors: dict[str, NDArray[np.generic] | MappedTensor] = {}
