@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import os
 import signal
@@ -82,6 +83,8 @@ def run(argv: list[str]) -> int:
 def main(argv: list[str] | None = None) -> int:
     """The `edgellm` command: `run`, with what goes wrong told on standard error."""
     _open_missing()
+    # Python looks for unused cycles after every 700 new objects; a model's start makes a million.
+    gc.set_threshold(50_000)
     try:
         return run(sys.argv[1:] if argv is None else argv)
     except EdgeError as error:

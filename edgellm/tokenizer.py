@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,6 +60,11 @@ class TokenizerData:
     """Further end-of-generation ids that the file names (eot, eom, generation_config's list)."""
     file: str = "tokenizer"
     """Where it comes from, for error messages."""
+
+    @functools.cached_property
+    def marked(self) -> list[tuple[int, int]]:
+        """Id and kind of each token that isn't a normal one, by id: few of a long vocabulary."""
+        return [(token, kind) for token, kind in enumerate(self.types) if kind != NORMAL]
 
 
 class StreamDecoder(Protocol):

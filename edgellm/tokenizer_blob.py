@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from typing import Any
 
 import msgpack
 import numpy as np
+from numpy.typing import NDArray
 
 from edgellm import plain
 from edgellm.errors import FormatError
@@ -54,8 +56,8 @@ def read(raw: memoryview, file: str) -> TokenizerData:
         raise FormatError(file, "tokenizer", type(content).__name__, f"a map with {LONG}")
     tokens, merges = (_texts(content.pop(name), file, name) for name in ("tokens", "merges"))
     count = len(tokens)
-    scores = _numbers(content.pop("scores"), "<f8", count, file, "scores")
-    types = _numbers(content.pop("types"), "u1", count, file, "types")
+    scores: list[float] = _numbers(content.pop("scores"), "<f8", count, file, "scores").tolist()
+    types: list[int] = _numbers(content.pop("types"), "u1", count, file, "types").tolist()
     if not count:
         raise FormatError(file, "tokens", "none", "a vocabulary has tokens")
     if not np.isfinite(scores).all():
@@ -69,9 +71,7 @@ def read(raw: memoryview, file: str) -> TokenizerData:
     for token in ids:
         if token is not None and not 0 <= token < count:
             raise FormatError(file, "special token", token, f"ids below {count} are allowed")
-    return replace(
-        data, tokens=tokens, merges=merges, scores=scores, types=[*map(int, types)], file=file
-    )
+    return replace(data, tokens=tokens, merges=merges, scores=scores, types=types, file=file)
 
 
 def _texts(value: object, file: str, name: str) -> list[str]:
@@ -80,10 +80,9 @@ def _texts(value: object, file: str, name: str) -> list[str]:
     return value
 
 
-def _numbers(value: object, kind: str, count: int, file: str, name: str) -> list[float]:
+def _numbers(value: object, kind: str, count: int, file: str, name: str) -> NDArray[Any]:
     """One number a token, or none at all."""
     width = np.dtype(kind).itemsize
     if type(value) is not bytes or len(value) not in (0, count * width):
         raise FormatError(file, name, type(value).__name__, f"{count} numbers are needed")
-    found: list[float] = np.frombuffer(value, kind).tolist()
-    return found
+    return np.frombuffer(value, kind)

@@ -49,7 +49,7 @@ class Vocabulary:
     def __init__(self, data: TokenizerData, add_bos: bool, add_eos: bool) -> None:
         self.data = data
         self.size = len(data.tokens)
-        for token, kind in enumerate(data.types):
+        for token, kind in data.marked:
             if kind == BYTE and not re.fullmatch("<0x[0-9A-Fa-f]{2}>", data.tokens[token]):
                 allowed = "it must look like <0x0A>"
                 raise FormatError(data.file, f"byte token {token}", data.tokens[token], allowed)
@@ -142,7 +142,7 @@ class Vocabulary:
     def _specials(self) -> list[tuple[str, int, bool]]:
         """Text, id and whether it needs parse_special, of each special token, longest first."""
         kinds = (UNKNOWN, CONTROL, USER_DEFINED)
-        marked = [i for i, kind in enumerate(self.data.types) if kind in kinds]
+        marked = [i for i, kind in self.data.marked if kind in kinds]
         found = [
             (self.data.tokens[i], i, self.kind(i) != USER_DEFINED)
             for i in sorted(self._looks_control.union(marked))

@@ -82,7 +82,7 @@ def control_texts(model: Model, chat: Chat) -> list[str]:
         return []
     control = {
         token
-        for token, kind in enumerate(data.types)
+        for token, kind in data.marked
         if kind == CONTROL or (kind == USER_DEFINED and _marks(chat, data.tokens[token]))
     }
     return [data.tokens[token] for token in sorted(control | model.tokenizer.eog)]
