@@ -17,8 +17,7 @@ import hashlib
 import mmap
 import os
 import struct
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +25,7 @@ import msgpack
 import numpy as np
 
 from edgellm import checkpoint, key_folder, manifest, signing, tokenizer_blob
+from edgellm.blob_hashes import BlobHashes
 from edgellm.errors import FormatError, TrustError, UnsupportedError, UsageError
 from edgellm.executor import Target
 from edgellm.graph import StepGraph
@@ -145,15 +145,19 @@ def open(
         except TrustError:
             if not inspect:
                 raise
-    found, graph = manifest.read(raw, file, header.manifest_offset)
-    blobs = {blob.name: data[blob.offset : blob.offset + blob.nbytes] for blob in found.blobs}
-    _check_padding(data, found.blobs, file)
-    _check_hashes(blobs, found.blobs, file)
+    content = manifest.unpacked(raw, file)
+    placed = manifest.blobs(content, file, header.manifest_offset)
+    blobs = {blob.name: data[blob.offset : blob.offset + blob.nbytes] for blob in placed}
     if TOKENIZER not in blobs:
         raise FormatError(file, "tokenizer", "missing", "a model needs its vocabulary")
+    with BlobHashes(blobs, placed, file) as hashes:
+        _check_padding(data, placed, file)
+        found, graph = manifest.whole(content, placed, file)
+        hashes.require(TOKENIZER)
+        vocabulary = tokenizer_blob.read(blobs[TOKENIZER], file)
     return Bundle(
         path=file,
-        tokenizer=tokenizer_blob.read(blobs[TOKENIZER], file),
+        tokenizer=vocabulary,
         template=found.template,
         provenance=found.provenance,
         sampling=found.sampling,
@@ -278,45 +282,3 @@ def _check_padding(data: memoryview, blobs: Sequence[Blob], file: str) -> None:
         end = blob.offset + blob.nbytes
         if not _is_zero(data[end : manifest.aligned(end)]):
             raise FormatError(file, f"space after {blob.name}", "not zero", "the file is damaged")
-
-
-def _check_hashes(parts: Mapping[str, memoryview], blobs: Sequence[Blob], file: str) -> None:
-    """Raise FormatError for a blob that isn't that of its hash; all processors take part."""
-    remaining = iter(sorted(blobs, key=lambda blob: -blob.nbytes))
-    lock = threading.Lock()
-    damaged: list[str] = []
-
-    def following() -> Iterator[Blob]:
-        while True:
-            with lock:
-                blob = next(remaining, None)
-            if blob is None or damaged:
-                return
-            yield blob
-
-    def work() -> None:
-        for blob in following():
-            if hashlib.sha256(parts[blob.name]).hexdigest() != blob.sha256:
-                damaged.append(blob.name)
-
-    count = min(_processors(), len(blobs))
-    _together(work, count)
-    if damaged:
-        raise FormatError(file, damaged[0], "not that of its hash", "the file is damaged")
-
-
-def _processors() -> int:
-    """How many processors this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _together(work: Callable[[], None], count: int) -> None:
-    """Run the same work in `count` threads, this one among them."""
-    others = [threading.Thread(target=work, daemon=True) for _ in range(count - 1)]
-    for thread in others:
-        thread.start()
-    work()
-    for thread in others:
-        thread.join()

@@ -112,6 +112,12 @@ def read(raw: bytes, file: str, room: int) -> tuple[Manifest, StepGraph]:
 
     Raises FormatError, naming `file`, for whatever doesn't hold together.
     """
+    content = unpacked(raw, file)
+    return whole(content, blobs(content, file, room), file)
+
+
+def unpacked(raw: bytes, file: str) -> dict[str, Any]:
+    """The first step of `read`: the manifest's fields, of which nothing is checked."""
     try:
         content = msgpack.unpackb(
             raw,
@@ -122,16 +128,31 @@ def read(raw: bytes, file: str, room: int) -> tuple[Manifest, StepGraph]:
     except (ValueError, msgpack.UnpackException, MemoryError) as error:
         why = " ".join(str(error).split()) or type(error).__name__
         raise FormatError(file, "manifest", why, "well-formed msgpack is needed") from error
-    graph: Any = content.pop("graph", None) if type(content) is dict else None
+    if type(content) is not dict or "blobs" not in content:
+        raise FormatError(file, "manifest", type(content).__name__, "a map with blobs is needed")
+    return content
+
+
+def blobs(content: dict[str, Any], file: str, room: int) -> tuple[Blob, ...]:
+    """The second step: the file's parts, whose hashes can be checked meanwhile."""
+    found: tuple[Blob, ...] = plain.read(tuple[Blob, ...], content["blobs"], file, "manifest.blobs")
+    _check_blobs(found, file, room)
+    return found
+
+
+def whole(
+    content: dict[str, Any], blobs: tuple[Blob, ...], file: str
+) -> tuple[Manifest, StepGraph]:
+    """The last step: everything, over these blobs."""
+    graph = content.pop("graph", None)
     manifest = plain.read(Manifest, content, file, "manifest")
     check_config(manifest.config, file)
     try:
         Sampling(**manifest.sampling)  # type: ignore[arg-type]  # judged by Sampling itself
     except (UsageError, TypeError) as error:
         raise FormatError(file, "sampling", dict(manifest.sampling), str(error)) from error
-    _check_blobs(manifest.blobs, file, room)
     for tensor in manifest.tensors:
-        _check_tensor(tensor, manifest.blobs, file)
+        _check_tensor(tensor, blobs, file)
     sizes = {tensor.name: tensor.nbytes for tensor in manifest.tensors}
     if len(sizes) < len(manifest.tensors):
         raise FormatError(file, "tensors", len(sizes), "each name must occur once")
