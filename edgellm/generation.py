@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -150,10 +151,14 @@ def _adds_space(tokenizer: Tokenizer) -> bool:
 
 
 class SingleSlot:
-    """Slot 0 of an executor that nobody else uses, shared by answers that may take turns in it."""
+    """Slot 0 of an executor that nobody else uses, shared by answers that may take turns in it.
+
+    Whoever uses it or the logits that it gives holds `turn`: threads then wait for each other.
+    """
 
     def __init__(self, executor: Executor) -> None:
         self.executor = executor
+        self.turn = threading.Lock()
         self._last: tuple[Generation, int] | None = None
 
     def logits(self, generation: Generation) -> NDArray[np.float32]:
@@ -206,7 +211,9 @@ def _pieces(slot: SingleSlot, generation: Generation) -> Iterator[Piece]:
         yield Piece(None, "", generation.done("length"))
         return
     while True:
-        piece = generation.accept(generation.draw(slot.logits(generation)))
+        with slot.turn:
+            token = generation.draw(slot.logits(generation))
+        piece = generation.accept(token)
         yield piece
         if piece.done is not None:
             return

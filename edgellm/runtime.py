@@ -67,8 +67,9 @@ class Model:
         for ids outside the vocabulary.
         """
         ids = self._prompt(ids)
-        generation.check_prompt(self.executor, ids)
-        return self._slot.every(ids)
+        with self._slot.turn:
+            generation.check_prompt(self.executor, ids)
+            return self._slot.every(ids)
 
     def generate(
         self,
@@ -103,8 +104,9 @@ class Model:
 
     def close(self) -> None:
         """Free the model's memory; it can't be used afterwards."""
-        self._closed = True
-        self.executor.close()
+        with self._slot.turn:
+            self._closed = True
+            self.executor.close()
 
     def _prompt(self, ids: Sequence[int]) -> list[int]:
         """The ids as a list, and room for them where the context may grow."""
@@ -114,8 +116,9 @@ class Model:
             checked = [operator.index(token) for token in ids]
         except TypeError as error:
             raise UsageError("token ids are whole numbers in one list") from error
-        if len(checked) > self.executor.context and self._reopen is not None:
-            self._slot.move(self._reopen(len(checked)))
+        with self._slot.turn:
+            if len(checked) > self.executor.context and self._reopen is not None:
+                self._slot.move(self._reopen(len(checked)))
         return checked
 
     def __enter__(self) -> Model:

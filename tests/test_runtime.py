@@ -6,6 +6,7 @@ import gc
 import itertools
 import mmap
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -249,3 +250,15 @@ def test_an_executor_outlives_its_model() -> None:
     gc.collect()
     assert np.isfinite(executor.step([1], [0], [0])).all()
     executor.close()
+
+
+def test_threads_that_share_a_model_get_what_each_would_alone() -> None:
+    with edgellm.load(MODELS / "llama", context=48) as model:
+        prompts = [[1, 2, 3], [4, 5], [6, 7, 8, 9], [10]]
+
+        def tokens(prompt: list[int]) -> list[int | None]:
+            return [piece.token for piece in model.generate(prompt, max_tokens=30)]
+
+        alone = [tokens(prompt) for prompt in prompts]
+        with ThreadPoolExecutor(4) as threads:
+            assert list(threads.map(tokens, prompts)) == alone
