@@ -142,7 +142,7 @@ def kept(x: Array, int8: bool) -> NDArray[np.float64]:
     if not int8:
         return x.astype(np.float16).astype(np.float64)
     tried = []
-    for largest in range(127, 119, -1):
+    for largest in range(127, 127 - min(max(256 // x.shape[1], 1), 8), -1):
         scale = (np.abs(x).max(axis=1, keepdims=True) / largest).astype(np.float16).astype(float)
         codes = np.divide(x, scale, out=np.zeros(x.shape), where=scale > 0)
         tried.append(np.clip(np.rint(codes), -127, 127) * scale)
