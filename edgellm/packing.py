@@ -149,7 +149,7 @@ def pack_into(
     """
     chosen, note = choose(tensor)
     if format not in (None, chosen):
-        note = f"{tensor.type} packed as {format}"
+        note = "" if tensor.type == format else f"{tensor.type} packed as {format}"
     format = format or chosen
     rows, columns = tensor.shape
     source, values, write = _source(tensor, format)

@@ -342,3 +342,23 @@ def test_a_matrix_by_its_shape_alone_is_kept_as_it_is() -> None:
         f"blk.0.{name}": MappedTensor(name, (4, 8), "F32", memoryview(bytes(128))) for name in names
     }
     assert list(packing.formats(tensors)) == ["blk.0.attn_q.weight"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "formats"), [(1 << 14, ["F32", "F16"]), (1 << 15, ["Q8_0", "F16"])]
+)
+def test_small_models_are_packed_in_floats(rows: int, formats: list[str]) -> None:
+    tensors = {
+        kind: MappedTensor(kind, (rows, 128), kind, memoryview(b"")) for kind in ("Q8_0", "F16")
+    }
+    assert list(packing.formats(tensors).values()) == formats
+
+
+@pytest.mark.parametrize("kind", quant.TYPES)
+@pytest.mark.parametrize("rows", [5, 24])
+def test_any_type_in_float32(kind: str, rows: int) -> None:
+    tensor = random_tensor(kind, rows, 768)
+    out = bytearray_of("F32", rows, 768)
+    packed = packing.pack_into(tensor, out, "F32")
+    assert packed.note.startswith("" if kind == "F32" else f"{kind} packed as F32")
+    assert_same_bits(packing.unpack(out, "F32", rows, 768), tensor.float32())
