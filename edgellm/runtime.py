@@ -6,7 +6,6 @@ import operator
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -278,6 +277,8 @@ def _check_target(file: Bundle, chosen: Backend) -> None:
 
 def default_model() -> Path:
     """The model inside the package."""
+    from importlib.resources import files
+
     return Path(str(files("edgellm") / "default_model.gguf"))
 
 
