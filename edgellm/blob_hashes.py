@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import threading
@@ -26,9 +27,9 @@ class BlobHashes:
         self._parts, self._file = parts, file
         self._wanted = {blob.name: blob.sha256 for blob in blobs}
         self._left = deque(sorted(self._wanted, key=lambda name: -parts[name].nbytes))
+        self._sound: set[str] = set()
         self._damaged: list[str] = []
-        helpers = min(_processors(), len(blobs)) - 1
-        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(helpers)]
+        self._threads: list[threading.Thread] = []
 
     def require(self, name: str) -> None:
         """Check one blob now."""
@@ -36,8 +37,11 @@ class BlobHashes:
         self._raise()
 
     def __enter__(self) -> BlobHashes:
-        for thread in self._threads:
-            thread.start()
+        with contextlib.suppress(RuntimeError):  # as many as the system gives
+            for _ in range(min(_processors(), len(self._wanted)) - 1):
+                thread = threading.Thread(target=self._work, daemon=True)
+                thread.start()
+                self._threads.append(thread)
         return self
 
     def __exit__(
@@ -53,6 +57,8 @@ class BlobHashes:
             thread.join()
         if error is None:
             self._raise()
+            for name in self._wanted.keys() - self._sound:  # a thread that ended before its time
+                self.require(name)
 
     def _work(self) -> None:
         while not self._damaged:
@@ -65,6 +71,8 @@ class BlobHashes:
     def _check(self, name: str) -> None:
         if hashlib.sha256(self._parts[name]).hexdigest() != self._wanted[name]:
             self._damaged.append(name)
+        else:
+            self._sound.add(name)
 
     def _raise(self) -> None:
         if self._damaged:

@@ -133,7 +133,8 @@ def open(
     UnsupportedError for another version of the format, UsageError where it can't be read.
     """
     file = str(path)
-    data = memoryview(_map(Path(path)))
+    mapped = _map(Path(path))
+    data = memoryview(mapped)
     header, raw, signatures = _frame(data, file)
     trusted = KeyFolder() if keys is None else keys
     voucher = signing.own(header.pack(), signatures, trusted, file)
@@ -155,6 +156,7 @@ def open(
         found, graph = manifest.whole(content, placed, file)
         hashes.require(TOKENIZER)
         vocabulary = tokenizer_blob.read(blobs[TOKENIZER], file)
+    _forget(mapped, next(blob for blob in placed if blob.name == TOKENIZER))
     return Bundle(
         path=file,
         tokenizer=vocabulary,
@@ -203,6 +205,12 @@ def _map(path: Path) -> mmap.mmap:
     with contextlib.suppress(AttributeError, OSError):  # only a hint
         data.madvise(mmap.MADV_WILLNEED)
     return data
+
+
+def _forget(mapped: mmap.mmap, blob: Blob) -> None:
+    """Give back the memory of a blob that isn't read again soon; it is still there to be read."""
+    with contextlib.suppress(AttributeError, OSError):  # only a hint
+        mapped.madvise(mmap.MADV_DONTNEED, blob.offset, blob.nbytes)
 
 
 def _frame(data: memoryview, file: str) -> tuple[Header, bytes, list[Signature]]:

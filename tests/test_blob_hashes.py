@@ -47,3 +47,17 @@ def test_a_damaged_one_that_is_required_is_named_at_once() -> None:
 def test_another_error_goes_first() -> None:
     with pytest.raises(KeyError), BlobHashes(damaged("part 7"), BLOBS, "m.edge"):
         raise KeyError
+
+
+def test_where_no_thread_can_be_had_all_are_checked_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", none)
+    with BlobHashes(PARTS, BLOBS, "m.edge"):
+        pass
+    with (
+        pytest.raises(FormatError, match="part 0"),
+        BlobHashes(damaged("part 0"), BLOBS, "m.edge"),
+    ):
+        pass
