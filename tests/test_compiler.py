@@ -107,10 +107,12 @@ def test_without_a_home_another_folder_is_asked_for(monkeypatch: pytest.MonkeyPa
         compiler.find_compiler()
 
 
-def test_our_own_wrapper_in_cc_is_not_wrapped_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = any_compiler()
-    monkeypatch.setenv("CC", str(expected))
-    assert compiler.find_compiler() == expected
+def test_our_own_wrapper_in_cc_is_nobody_s_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = compiler.candidates()
+    for name in ("CC", compiler.OURS):  # as a process leaves them to its children
+        monkeypatch.setenv(name, str(any_compiler()))
+    monkeypatch.setenv("XDG_CACHE_HOME", "/nonexistent/cache of another")
+    assert compiler.candidates() == expected
 
 
 def test_the_systems_clang_comes_before_the_wheels(

@@ -27,6 +27,9 @@ ELSEWHERE = "set XDG_CACHE_HOME to another folder"
 # tinygrad's loader knows the relocation of a call, but on Arm not that of a jump to a function.
 FLAGS = ("-fno-optimize-sibling-calls",)
 
+OURS = "EDGELLM_CC"
+"""Tells this process and its children which CC is a wrapper of ours and no choice of the user's."""
+
 PROCESSOR_FILE = Path("/proc/cpuinfo")
 
 TARGETS = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "arm64", "arm64": "arm64"}
@@ -47,7 +50,7 @@ def candidates() -> list[tuple[str, ...]]:
         words = shlex.split(named)
     except ValueError as error:
         raise BackendError(f"CC is {named!r}: {error}; name a compiler, or unset it") from error
-    if words and not Path(words[0]).is_relative_to(cache_folder()):  # not a wrapper of ours
+    if words and words[0] != os.environ.get(OURS):
         found.append(tuple(words))
     found.append(("clang",))
     # `find_spec` doesn't import: the package's own start-up code never runs.
@@ -142,7 +145,7 @@ def prepare() -> None:
     it is. Raises BackendError as `find_compiler` does.
     """
     compiler = find_compiler()
-    os.environ["CC"] = str(compiler)
+    os.environ["CC"] = os.environ[OURS] = str(compiler)
     # No pool of compiling processes: each costs a board 40 MB and more.
     os.environ["PARALLEL"] = "0"
     if "tinygrad" not in sys.modules:
