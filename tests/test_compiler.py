@@ -108,9 +108,10 @@ def test_without_a_home_another_folder_is_asked_for(monkeypatch: pytest.MonkeyPa
 
 
 def test_our_own_wrapper_in_cc_is_nobody_s_choice(monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = compiler.candidates()
+    monkeypatch.delenv("CC", raising=False)
+    expected, wrapper = compiler.candidates(), str(any_compiler())
     for name in ("CC", compiler.OURS):  # as a process leaves them to its children
-        monkeypatch.setenv(name, str(any_compiler()))
+        monkeypatch.setenv(name, wrapper)
     monkeypatch.setenv("XDG_CACHE_HOME", "/nonexistent/cache of another")
     assert compiler.candidates() == expected
 
