@@ -11,6 +11,7 @@ import hashlib
 import importlib.util
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -27,8 +28,9 @@ ELSEWHERE = "set XDG_CACHE_HOME to another folder"
 # tinygrad's loader knows the relocation of a call, but on Arm not that of a jump to a function.
 FLAGS = ("-fno-optimize-sibling-calls",)
 
-OURS = "EDGELLM_CC"
-"""Tells this process and its children which CC is a wrapper of ours and no choice of the user's."""
+WRAPPER = re.compile(r"cpu-[0-9a-f]{16}/cc$")
+"""How paths of wrappers end that `find_compiler` has written, in this cache or in another: one in
+CC was left there by `prepare`, perhaps of a parent process, and is no choice of the user's."""
 
 PROCESSOR_FILE = Path("/proc/cpuinfo")
 
@@ -50,7 +52,7 @@ def candidates() -> list[tuple[str, ...]]:
         words = shlex.split(named)
     except ValueError as error:
         raise BackendError(f"CC is {named!r}: {error}; name a compiler, or unset it") from error
-    if words and words[0] != os.environ.get(OURS):
+    if words and not WRAPPER.search(words[0]):
         found.append(tuple(words))
     found.append(("clang",))
     # `find_spec` doesn't import: the package's own start-up code never runs.
@@ -145,7 +147,7 @@ def prepare() -> None:
     it is. Raises BackendError as `find_compiler` does.
     """
     compiler = find_compiler()
-    os.environ["CC"] = os.environ[OURS] = str(compiler)
+    os.environ["CC"] = str(compiler)
     # No pool of compiling processes: each costs a board 40 MB and more.
     os.environ["PARALLEL"] = "0"
     if "tinygrad" not in sys.modules:
