@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from edgellm_backends.cpu.engine import Step
+
 KERNELS = Path(__file__).resolve().parents[1] / "backends" / "cpu" / "kernels"
 FLAGS = [
     *("-O3", "-fPIC", "-std=c11", "-ffp-contract=off", "-fno-math-errno"),
@@ -41,21 +43,6 @@ TARGETS = {
         {"asimd", "asimddp", "i8mm", "fphp", "asimdhp"},
     ),
 }
-
-
-class Step(ctypes.Structure):
-    _fields_ = [
-        ("rows", ctypes.c_int32),
-        ("threads", ctypes.c_int32),
-        ("tokens", ctypes.c_void_p),
-        ("positions", ctypes.c_void_p),
-        ("slots", ctypes.c_void_p),
-        ("context", ctypes.c_int32),
-        ("slot_count", ctypes.c_int32),
-        ("kv_int8", ctypes.c_int32),
-        ("scratch", ctypes.c_void_p),
-        ("scratch_bytes", ctypes.c_size_t),
-    ]
 
 
 class Call(ctypes.Structure):
