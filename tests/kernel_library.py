@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import importlib.util
-import platform
 import random
-import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,33 +13,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from edgellm.errors import BackendError
+from edgellm_backends.cpu import library, target
 from edgellm_backends.cpu.engine import Step
 
-KERNELS = Path(__file__).resolve().parents[1] / "backends" / "cpu" / "kernels"
-FLAGS = [
-    *("-O3", "-fPIC", "-std=c11", "-ffp-contract=off", "-fno-math-errno"),
-    *("-Wall", "-Wextra", "-Werror"),
-]
-
-# Each target's machine, its name for the compiler, and what /proc/cpuinfo says of a CPU of it.
-TARGETS = {
-    "sse4.2": ("x86_64", "x86_64_v2", {"sse4_2", "ssse3", "popcnt"}),
-    "avx2": ("x86_64", "x86_64_v3", {"avx2", "fma", "f16c", "bmi2"}),
-    "avxvnni": ("x86_64", "x86_64_v3+avxvnni", {"avx2", "fma", "f16c", "bmi2", "avx_vnni"}),
-    "avx512vnni": (
-        "x86_64",
-        "x86_64_v4+avx512vnni",
-        {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd", "avx512_vnni", "fma", "f16c"},
-    ),
-    "cortex_a53": ("aarch64", "cortex_a53", {"asimd"}),
-    "cortex_a72": ("aarch64", "cortex_a72", {"asimd"}),
-    "cortex_a76": ("aarch64", "cortex_a76", {"asimd", "asimddp", "fphp", "asimdhp"}),
-    "i8mm": (
-        "aarch64",
-        "generic+v8.2a+dotprod+i8mm+fullfp16",
-        {"asimd", "asimddp", "i8mm", "fphp", "asimdhp"},
-    ),
-}
+WARNINGS = ["-fvisibility=default", "-Wall", "-Wextra", "-Werror"]
 
 
 class Call(ctypes.Structure):
@@ -67,36 +42,32 @@ class Kernel(ctypes.Structure):
 @functools.cache
 def targets() -> list[str]:
     """The targets that this machine can run, plainest first."""
-    words: set[str] = set()
-    cpuinfo = Path("/proc/cpuinfo")
-    for line in cpuinfo.read_text().splitlines() if cpuinfo.exists() else ():
-        if line.lower().startswith(("flags", "features")):
-            words |= set(line.split(":")[1].split())
-    machine = platform.machine()
-    return [
-        name for name, (arch, _, needs) in TARGETS.items() if arch == machine and needs <= words
-    ]
+    return [each.name for each in reversed(target.TARGETS) if not target.missing(each)]
 
 
-def compile_object(target: str, source: Path, out: Path, *flags: str) -> None:
-    """Compile C for a target; `flags` such as -c or -shared say to what. Skips without zig."""
-    spec = importlib.util.find_spec("ziglang")
-    if spec is None or spec.origin is None:
-        pytest.skip("the ziglang wheel is not installed")
-    zig = str(Path(spec.origin).with_name("zig"))
-    machine, cpu, _ = TARGETS[target]
-    triple = f"{machine}-linux-gnu.2.17"
-    command = [zig, "cc", *FLAGS, *flags, "-target", triple, f"-mcpu={cpu}", f"-I{KERNELS}"]
-    done = subprocess.run([*command, str(source), "-o", str(out)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+def compile_object(name: str, source: Path, out: Path) -> None:
+    """Make a shared object of C for a target, with the flags that bundles are built with and all
+    warnings as errors. Skips without a compiler."""
+    processor = target.find(name)
+    try:
+        tools = library.toolchain(processor)
+    except BackendError as error:
+        pytest.skip(str(error))
+    made = out.with_suffix(".o")
+    flags = [flag for flag in library.FLAGS if flag != "-w"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(library, "FLAGS", (*flags, *WARNINGS))
+        library._compile(tools, processor, source, made)
+    halves = library.compiled(tools, processor, library.KERNELS / "half.c")
+    library._link(tools, processor, [made, halves], out)
 
 
 @functools.cache
-def build(target: str, name: str) -> ctypes.CDLL:
+def build(processor: str, name: str) -> ctypes.CDLL:
     """The kernels of one file (`linear` for linear.c), compiled once a session."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / f"{name}.so"
-        compile_object(target, KERNELS / f"{name}.c", out, "-shared")
+        compile_object(processor, library.KERNELS / f"{name}.c", out)
         return ctypes.CDLL(str(out))
 
 
@@ -108,7 +79,7 @@ def aligned(size: int) -> NDArray[np.uint8]:
 
 
 def call(
-    library: ctypes.CDLL,
+    built: ctypes.CDLL,
     kernel: str,
     buffers: Sequence[NDArray[np.generic] | None],
     numbers: Sequence[int] = (),
@@ -151,7 +122,7 @@ def call(
         order.numbers[i] = number
     for i, real in enumerate(reals):
         order.reals[i] = real
-    found = Kernel.in_dll(library, f"edge_{kernel}")
+    found = Kernel.in_dll(built, f"edge_{kernel}")
     if found.scratch:
         needed = found.scratch(order, step)
         scratch = aligned(needed) if scratch is None else scratch

@@ -361,7 +361,7 @@ void copy(int64_t keys, int64_t width, int64_t context, int int8, void *state, i
 def state_library(folder: Path) -> ctypes.CDLL:
     source, out = folder / "state.c", folder / "state.so"
     source.write_text(STATE_SHIM)
-    compile_object(targets()[0], source, out, "-shared")
+    compile_object(targets()[0], source, out)
     library = ctypes.CDLL(str(out))
     library.size_of.restype = ctypes.c_size_t
     return library

@@ -283,7 +283,7 @@ EACH(half16, through_half)
 def apply(target: str, name: str, x: Array, folder: Path) -> Array:
     source, shared = folder / "functions.c", folder / "functions.so"
     source.write_text(FUNCTIONS)
-    compile_object(target, source, shared, "-shared")
+    compile_object(target, source, shared)
     out, pointer = np.zeros_like(x), ctypes.c_void_p
     assert x.size % 16 == 0
     function = getattr(ctypes.CDLL(str(shared)), name)
