@@ -66,10 +66,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def counts(text: str) -> list[int]:
     """An argument type: whole numbers from 0 on, with commas between them."""
-    numbers = [int(number) for number in text.split(",")]
-    if min(numbers) < 0:
-        raise ValueError
-    return numbers
+    return [shared.whole(number, 0) for number in text.split(",")]
 
 
 def positives(text: str) -> list[int]:

@@ -84,17 +84,22 @@ def printable(text: str) -> str:
 
 def positive(text: str) -> int:
     """An argument type: a whole number from 1 on."""
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
+    return whole(text, 1)
 
 
 def tokens(text: str) -> int:
     """An argument type: a number of tokens; -1 is as many as fit."""
-    number = int(text)
-    if number < -1:
-        raise ValueError
+    return whole(text, -1)
+
+
+def whole(text: str, least: int) -> int:
+    """A whole number. Raises ArgumentTypeError, which argparse tells the user."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = least - 1
+    if number < least:
+        raise argparse.ArgumentTypeError(f"{text!r}; give a whole number from {least} on")
     return number
 
 
