@@ -8,7 +8,7 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11 pytho
 # Kernels are compiled by clang: the system's where there is one, else the one in a wheel.
 COMPILER := $(if $(shell command -v clang),,compiler)
 
-.PHONY: help chat test lint emulation bench model clean
+.PHONY: help chat test lint soak emulation bench model clean
 .SILENT:
 
 help:  ## show this list
@@ -24,6 +24,9 @@ lint: $(VENV)/.developing  ## check style and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy edgellm backends plugins
+
+soak: $(VENV)/.developing  ## run the tests of the device link and of tool calls, release size (hours)
+	EDGELLM_SOAK=1 $(BIN)/pytest -q $$(grep -l EDGELLM_SOAK tests/test_*.py)
 
 emulation: $(VENV)/.developing  ## get an aarch64 Python, run every family of models on it under qemu
 	$(BIN)/python tests/emulation.py

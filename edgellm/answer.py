@@ -6,12 +6,16 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from edgellm.channel import Done, Priority, Text
 from edgellm.errors import BackendError, EdgeError, ExpiredError
 from edgellm.generation import Generation, Piece
 from edgellm.sampling import Sampling
 from edgellm.session import Session
+
+if TYPE_CHECKING:
+    from edgellm.tools.grammar import Grammar
 
 log = logging.getLogger(__name__)
 
@@ -36,18 +40,23 @@ class Request:
     priority: Priority = Priority.PERSON
     deadline_s: float | None = None
     """Seconds from its submission until it ends, wherever it has come to."""
+    grammar: Grammar | None = None
+    """What the answer must be; then no stop text ends it."""
 
 
 class Answer:
-    """One answer under way; see the contract `edgellm.channel.Answer`."""
+    """One answer of the model under way. A turn, which may call tools, is a chain of them."""
 
     def __init__(
         self,
         session: Session,
         generation: Generation,
         on_stop: Callable[[], None] = lambda: None,
+        tell: Callable[[Text | Done | EdgeError], None] | None = None,
+        number: int = 0,
     ) -> None:
-        """`on_stop` is called when the answer has ended before the model did."""
+        """`on_stop` is called when the answer has ended before the model did. What comes of it is
+        passed to `tell` at once, if that is given, else kept for whoever iterates over it."""
         self.session = session
         self.generation = generation
         self.begun: float | None = None
@@ -56,7 +65,10 @@ class Answer:
         """All text so far; once it was stopped, only what the asker has been given."""
         self.error: EdgeError | None = None
         self.ended = False
+        self.number = number
+        """By the order of submission; those that go on with another's turn have its number."""
         self._events: asyncio.Queue[Text | Done | EdgeError] = asyncio.Queue()
+        self._tell = tell or self._events.put_nowait
         self._given = 0  # characters
         self._on_stop = on_stop
         self._deadline: asyncio.TimerHandle | None = None
@@ -103,7 +115,7 @@ class Answer:
             return
         if piece.text:
             self.text += piece.text
-            self._events.put_nowait(Text(piece.text))
+            self._tell(Text(piece.text))
         if piece.done is not None:
             self._end(piece.done)
 
@@ -124,4 +136,4 @@ class Answer:
         self.ended = True
         if self._deadline is not None:
             self._deadline.cancel()
-        self._events.put_nowait(event)
+        self._tell(event)

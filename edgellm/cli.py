@@ -17,11 +17,13 @@ VERBS = {
     "chat": "talk with a model at this terminal",
     "run": "answer one prompt, on standard output",
     "serve": "answer on serial lines and sockets",
+    "link": "ask a service over a serial line or a socket, as a device does",
     "build": "compile and pack a model into a bundle",
     "keys": "list, make and trust the keys that sign bundles",
     "info": "show what is in a model file or a bundle",
     "plugins": "list the plugins that are installed",
     "bench": "measure speed and memory",
+    "doctor": "find out why a device can't be reached, and what helps",
 }
 
 EPILOG = """\

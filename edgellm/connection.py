@@ -1,13 +1,17 @@
-"""One peer in line mode: carries lines from a wire to the service, and answers back."""
+"""One peer: carries its lines from a wire to the service, and answers back; a zero byte begins
+frame mode for good (`edgellm.framed`)."""
 
 from __future__ import annotations
 
 import asyncio
+import hmac
 import logging
 from typing import Protocol
 
 from edgellm.channel import Answer, Done, Priority, Service, Text
+from edgellm.delivery import INTERNAL
 from edgellm.errors import BusyError, EdgeError, LinkError
+from edgellm.framed import MAX_WRONG, Framed
 from edgellm.link.lines import Command, Event, Lines, Question, Rejected, explain
 
 log = logging.getLogger(__name__)
@@ -15,7 +19,7 @@ log = logging.getLogger(__name__)
 RETRY_MS = 1000
 """When to ask again after a question that came during the peer's own answer."""
 
-INTERNAL = "internal error; the service's log tells more"
+AUTH = "auth"
 
 
 class Wire(Protocol):
@@ -35,7 +39,8 @@ class Connection:
     """Serves one peer's questions and commands, one answer at a time.
 
     A question during an answer is refused with `! busy`; commands work at any time. A peer that
-    doesn't read is no longer read from either, and what waits for it is bounded by the wire.
+    doesn't read is no longer read from either, and what waits for it is bounded by the wire. Where
+    there is a secret, everything but `/auth` is refused with `! auth` until it has been said.
     """
 
     def __init__(
@@ -45,13 +50,25 @@ class Connection:
         session: str,
         idle: float = 0,
         priority: Priority = Priority.PERSON,
+        *,
+        secret: bytes | None = None,
+        handshake: float = 0,
+        baud: float | None = None,
     ) -> None:
-        """`idle` is how many seconds may pass between lines while no answer runs; 0: any number."""
+        """`idle` is how many seconds may pass between lines, or frames, while no answer runs;
+        `handshake`, how many until the peer has said the secret or, in frames, its hello; 0: any
+        number. `baud` paces frames, see Reliable."""
+        self.refused = 0
+        """How many wrong tokens the peer has said, for whoever keeps count of its address."""
         self._wire = wire
         self._service = service
         self._session = session
         self._idle = idle
         self._priority = priority
+        self._secret = secret
+        self._handshake = handshake
+        self._baud = baud
+        self._known = secret is None
         self._lines = Lines(blank=service.continues)
         self._rate = 0
         self._deadline = 0.0
@@ -61,45 +78,80 @@ class Connection:
         self._stopped = False  # the answer, by this peer
 
     async def run(self) -> None:
-        """Serve until the peer ends its side (its answer is still delivered) or goes idle.
+        """Serve until the peer ends its side (its answer is still delivered), goes idle, or has
+        said too many wrong tokens.
 
-        Raises LinkError if the line is lost. However it ends, the session is closed.
+        Raises LinkError if the line is lost. However it ends, the session of the lines is closed,
+        and the one of the frames left.
         """
+        frames = b""
         lost: LinkError | None = None
         try:
             async with self._tasks:
-                await self._listen()
+                frames = await self._listen()
+                if frames and self._delivery is not None:
+                    self._delivery.cancel()
         except* LinkError as errors:
             lost = LinkError(str(errors.exceptions[0]))
         finally:
             self._service.close(self._session)
         if lost:
             raise lost
+        if frames:
+            framed = Framed(
+                self._wire,
+                self._service,
+                self._session,
+                secret=self._secret,
+                handshake=self._handshake,
+                idle=self._idle,
+                priority=self._priority,
+                baud=self._baud,
+            )
+            try:
+                await framed.run(frames)
+            finally:
+                self.refused += framed.refused
 
-    async def _listen(self) -> None:
-        self._touch()
+    async def _listen(self) -> bytes:
+        """Serve lines; what the peer has sent from its first zero byte on, if there is one."""
+        self._deadline = asyncio.get_running_loop().time() + self._patience
         while data := await self._read():
+            data, zero, frames = data.partition(b"\0")
             for event in self._lines.receive(data):
                 await self._handle(event)
+                if self.refused >= MAX_WRONG:
+                    log.info("%s: closed after %d wrong tokens", self._session, self.refused)
+                    return b""
                 self._touch()
+            if zero:
+                return zero + frames
         for event in self._lines.receive_end():
             await self._handle(event)
+        return b""
+
+    @property
+    def _patience(self) -> float:
+        return self._idle if self._known else self._handshake or self._idle
 
     async def _read(self) -> bytes:
         while True:
             try:
-                async with asyncio.timeout_at(self._deadline if self._idle else None):
+                async with asyncio.timeout_at(self._deadline if self._patience else None):
                     return await self._wire.read()
             except TimeoutError:
                 if self._answer is None and asyncio.get_running_loop().time() >= self._deadline:
-                    notice = f"closed: no line for {self._idle:g} s"
+                    missing = "line" if self._known else "token"
+                    notice = f"closed: no {missing} for {self._patience:g} s"
+                    self._lines.drop()
                     await self._wire.write(self._lines.status(notice))
                     return b""
                 if self._answer is not None:
                     self._touch()
 
     def _touch(self) -> None:
-        self._deadline = asyncio.get_running_loop().time() + self._idle
+        if self._known:  # strangers don't get more time by talking
+            self._deadline = asyncio.get_running_loop().time() + self._idle
 
     async def _handle(self, event: Event) -> None:
         try:
@@ -115,6 +167,10 @@ class Connection:
     async def _reply(self, event: Event) -> bytes:
         lines = self._lines
         match event:
+            case Command("auth", token):
+                return self._authenticate(token)
+            case _ if not self._known:
+                return lines.error(AUTH)
             case Question(text):
                 if self._answer is not None:
                     raise BusyError(1, RETRY_MS)
@@ -148,6 +204,13 @@ class Connection:
             case Command():
                 return b"".join(map(lines.status, explain()))
 
+    def _authenticate(self, token: str) -> bytes:
+        if self._secret is not None and not hmac.compare_digest(token.encode(), self._secret):
+            self.refused += 1
+            return self._lines.error(AUTH)
+        self._known = True
+        return self._lines.status("welcome")
+
     def _stop(self, answer: Answer) -> None:
         self._stopped = True
         answer.stop()
@@ -158,7 +221,7 @@ class Connection:
             async for event in answer:
                 if isinstance(event, Text):
                     await self._send(event.text)
-                else:
+                elif isinstance(event, Done):
                     done = event
             end = self._lines.end()
             if done and done.reason == "cancel":

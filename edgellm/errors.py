@@ -9,10 +9,13 @@ EdgeError
   FitError              the model doesn't fit this machine
   PluginError           a plugin is missing, broken or misspells a hook
   BackendError          a backend can't compile or run
-  ContextError          a prompt is longer than the context
+  ContextError          a prompt is longer than the context, or JSON than the answer may be
   BusyError             the queue is full
   ExpiredError          a request waited in the queue until its deadline
+  StaleError            a question older than what is kept of its session
+  UnknownError          a question's number that its session doesn't know
   LinkError             the line to a device
+    PeerError           the peer breaks the rules of the link
 """
 
 from __future__ import annotations
@@ -85,7 +88,7 @@ class BackendError(EdgeError):
 
 
 class ContextError(EdgeError):
-    """A prompt needs more tokens than the context holds."""
+    """A prompt, or an answer that must be whole, needs more tokens than there are."""
 
 
 class BusyError(EdgeError):
@@ -104,7 +107,19 @@ class ExpiredError(EdgeError):
     exit_status = 7
 
 
+class StaleError(EdgeError):
+    """A question has a number below one that its session has already seen, and isn't kept."""
+
+
+class UnknownError(EdgeError):
+    """A question's number is unknown to its session, so there is nothing to resume."""
+
+
 class LinkError(EdgeError):
     """The line to a device failed."""
 
     exit_status = 6
+
+
+class PeerError(LinkError):
+    """The peer breaks the rules of the link: its mistake, never this end's."""

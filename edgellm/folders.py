@@ -1,4 +1,4 @@
-"""Where files of edgellm's own are kept: the cache, and the configuration with its keys."""
+"""Where files of edgellm's own are kept: the cache, the configuration with its keys, the state."""
 
 from __future__ import annotations
 
@@ -22,6 +22,14 @@ def config() -> Path:
     Raises UsageError where there is none of them.
     """
     return _folder("STATE_DIRECTORY", "XDG_CONFIG_HOME", ".config")
+
+
+def state() -> Path:
+    """STATE_DIRECTORY (systemd's), else `edgellm` in XDG_STATE_HOME or ~/.local/state.
+
+    Raises UsageError where there is none of them.
+    """
+    return _folder("STATE_DIRECTORY", "XDG_STATE_HOME", ".local/state")
 
 
 def _folder(service: str, variable: str, default: str) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,10 @@ from edgellm.text_stream import TextStream
 if TYPE_CHECKING:
     from edgellm.executor import Executor
     from edgellm.tokenizer import Tokenizer
+    from edgellm.tools.grammar import Grammar
+
+LONGEST_PIECE = 1024
+"""Bytes of a token; those beyond the end of a stop string are fewer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +55,15 @@ class Generation:
         echo: str = "",
         reply: bool = False,
         keep: int | None = None,
+        grammar: Grammar | None = None,
     ) -> None:
         """`tokens` is the prompt. A negative `max_tokens` sets no limit; `echo` is text that the
         answer begins with. A `reply` is a text of its own: the space that some vocabularies put
         before every text is dropped, as it is after a prompt of nothing but bos.
 
         Where the context is full, the answer ends, or with `keep` it rolls: that many of the first
-        tokens, at most half of the context, and the newest half of the others stay.
+        tokens, at most half of the context, and the newest half of the others stay. With a
+        `grammar` it holds only tokens that this allows, and ends where nothing may follow.
 
         Raises ContextError if the prompt is longer than the context, UsageError if it is empty or
         holds ids that the model doesn't have.
@@ -80,6 +86,8 @@ class Generation:
             # The last token needn't fit: it is drawn, but not fed.
             self.limit = min(self.limit, executor.context + 1 - len(tokens))
         self._sampler = Sampler(sampling, tokenizer, executor.choice)
+        self._guide = None if grammar is None else grammar.guide()
+        self._tokenizer = tokenizer
         self._text = TextStream(tokenizer, stop)
         self._echo = echo
         begins = reply or list(tokens) == [tokenizer.bos]
@@ -89,6 +97,8 @@ class Generation:
 
     def draw(self, logits: NDArray[np.float32]) -> int:
         """The next token, from the logits (vocab,) after the last one."""
+        if self._guide is not None:
+            logits = self._guide.mask(logits)
         return self._sampler.sample(logits, self.tokens)
 
     def accept(self, token: int) -> Piece:
@@ -98,16 +108,43 @@ class Generation:
         self.tokens.append(token)
         self.drawn += 1
         text = self._text.push(token)
+        ended = self._text.stopped
+        if self._guide is not None:
+            self._guide.accept(token)
+            ended = ended or self._guide.done
         done = None
-        if self._text.stopped or self.drawn >= self.limit:
+        if ended or self.drawn >= self.limit:
             text += self._text.flush()
-            done = self.done("stop" if self._text.stopped else "length")
+            done = self.done("stop" if ended else "length")
         elif len(self.tokens) > self._context:
             self._roll()
         if text and self._space:
             text, self._space = text.removeprefix(self._space), ""
         text, self._echo = self._echo + text, ""
         return Piece(token, text, done)
+
+    @property
+    def stop(self) -> str | None:
+        """The stop string that it ended at, if it did at one."""
+        return self._text.stop
+
+    def up_to_stop(self, spell: Callable[[str], list[int]]) -> list[int]:
+        """The prompt and all that was generated up to the end of the stop string.
+
+        What the last token holds beyond it is cut off: `spell` gives tokens for the text before.
+        """
+        stop, held, tokens = (self.stop or "").encode(), b"", list(self.tokens)
+        for token in reversed(tokens[-self.drawn :]):
+            held = self._tokenizer.piece(token) + held
+            if stop in held or len(held) > len(stop) + LONGEST_PIECE:
+                break  # a stop that is a control token has no piece
+        beyond = len(held.partition(stop)[2])
+        while beyond:
+            last = self._tokenizer.piece(tokens.pop())
+            if len(last) > beyond:
+                tokens += spell(last[:-beyond].decode(errors="ignore"))
+            beyond = max(0, beyond - len(last))
+        return tokens
 
     def done(self, reason: str) -> Done:
         """The statistics so far."""
@@ -160,12 +197,14 @@ class SingleSlot:
         self.executor = executor
         self.turn = threading.Lock()
         self._last: tuple[Generation, int] | None = None
+        self._closed = False
 
     def logits(self, generation: Generation) -> NDArray[np.float32]:
         """Logits (vocab,) after an answer's last token, of which only that may be new.
 
-        The next call may overwrite them.
+        The next call may overwrite them. Raises UsageError once it is closed.
         """
+        self.check_open()
         tokens, now = generation.tokens, (generation, generation.rolls)
         if self._last == now:
             row: NDArray[np.float32] = self.executor.run(tokens[-1:], [0], [len(tokens) - 1], [0])[
@@ -179,6 +218,16 @@ class SingleSlot:
         """Go on with another executor, and close this one."""
         self.executor.close()
         self.executor, self._last = executor, None
+
+    def close(self) -> None:
+        """Close the executor: answers under way can't go on."""
+        self._closed = True
+        self.executor.close()
+
+    def check_open(self) -> None:
+        """Raise UsageError if it is closed."""
+        if self._closed:
+            raise UsageError("the model is closed; load it again")
 
     def every(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """Logits (len(tokens), vocab) after each token of a sequence of its own."""

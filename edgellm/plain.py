@@ -33,7 +33,8 @@ def plain(value: object) -> Any:
 
 
 def read(kind: type[T], value: object, file: object, where: str) -> T:
-    """A dataclass of type `kind` from what `plain` made of one; fields with defaults may be absent.
+    """A dataclass of type `kind` from what `plain` made of one; fields with defaults may be absent,
+    and those of type object may be anything.
 
     Raises FormatError, naming `file` and the place below `where`, for a wrong type, an unknown or
     a missing field, or a number that isn't finite.
@@ -48,6 +49,8 @@ def _reader(kind: Any) -> Reader:
     """What reads values of a type: types are looked into once, not for every value."""
     if isinstance(kind, type) and is_dataclass(kind):
         return _dataclass(kind)
+    if kind is object:
+        return lambda value, file, where: value
     origin, options = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
         (inner,) = (option for option in options if option is not type(None))

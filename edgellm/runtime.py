@@ -47,7 +47,6 @@ class Model:
         self.tokenizer = tokenizer
         self._slot = generation.SingleSlot(executor)
         self._reopen = reopen
-        self._closed = False
 
     @property
     def executor(self) -> Executor:
@@ -104,13 +103,11 @@ class Model:
     def close(self) -> None:
         """Free the model's memory; it can't be used afterwards."""
         with self._slot.turn:
-            self._closed = True
-            self.executor.close()
+            self._slot.close()
 
     def _prompt(self, ids: Sequence[int]) -> list[int]:
         """The ids as a list, and room for them where the context may grow."""
-        if self._closed:
-            raise UsageError("the model is closed; load it again")
+        self._slot.check_open()
         try:
             checked = [operator.index(token) for token in ids]
         except TypeError as error:

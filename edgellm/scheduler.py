@@ -37,8 +37,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from edgellm.answer import Answer, Request
 from edgellm.batch import Batch, News, Part
-from edgellm.channel import Priority
-from edgellm.errors import BackendError, BusyError
+from edgellm.channel import Done, Priority, Text
+from edgellm.errors import BackendError, BusyError, EdgeError
 from edgellm.generation import Generation, Piece
 from edgellm.job import Job
 from edgellm.pace import Pace
@@ -52,6 +52,7 @@ SMOOTHING = 0.3
 """Weight of the newest answer in the running mean that the retry time is estimated from."""
 WORTHWHILE = 8
 """Tokens that another must hold for us to copy them, or be computing for us to wait for them."""
+CLOSING = "the service is shutting down"
 STEPS = 16
 """Steps that the worker does by itself while others wait in the queue."""
 T = TypeVar("T")
@@ -92,13 +93,25 @@ class Scheduler:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    def submit(self, session: Session, request: Request) -> Answer:
-        """Queue a request.
+    def submit(
+        self,
+        session: Session,
+        request: Request,
+        tell: Callable[[Text | Done | EdgeError], None] | None = None,
+        after: Answer | None = None,
+        owed: bool = False,
+    ) -> Answer:
+        """Queue a request; for `tell` see Answer.
 
-        Raises what `check_room` does, and what Generation does for a prompt or options that can't
-        be used.
+        A request that goes on `after` an answer of the same turn takes that one's place in the
+        queue, and one that was accepted before a restart and is `owed` has one even if it's full.
+        Raises what `check_room` does for all others, and what Generation does for a prompt or
+        options that can't be used.
         """
-        self.check_room(session, request.priority)
+        if after is None and not owed:
+            self.check_room(session, request.priority)
+        elif self._closing:
+            raise BackendError(CLOSING)
         generation = Generation(
             self._executor,
             self._tokenizer,
@@ -109,14 +122,15 @@ class Scheduler:
             request.echo,
             request.reply,
             request.keep,
+            request.grammar,
         )
-        answer = session.answer = Answer(session, generation, self._stopped)
+        number = next(self._counter) if after is None else after.number
+        answer = session.answer = Answer(session, generation, self._stopped, tell, number)
         if not generation.limit:
             answer.deliver(Piece(None, request.echo, generation.done("length")))
             return answer
         if request.deadline_s is not None:
             answer.expire_in(request.deadline_s)
-        number = next(self._counter)
         self._waiting.append(Job(answer, session, generation, request.priority, number))
         self._interrupt()
         return answer
@@ -125,7 +139,7 @@ class Scheduler:
         """Raise BusyError if the queue is full or the session is still answering, BackendError if
         the service is shutting down."""
         if self._closing:
-            raise BackendError("the service is shutting down")
+            raise BackendError(CLOSING)
         self._waiting = [job for job in self._waiting if not job.answer.ended]
         ahead = sum(job.priority <= priority for job in self._waiting)
         place = max(0, ahead - len(self._idle_slots()))

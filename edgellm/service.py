@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
+import logging
 import re
-from bisect import bisect_left
+import secrets
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from edgellm.answer import Answer, Request
-from edgellm.channel import Priority
+from edgellm import prompt
+from edgellm.answer import Request
+from edgellm.channel import Answer, Entry, Priority
+from edgellm.errors import StaleError, UnknownError, UsageError
+from edgellm.history import records
+from edgellm.history.kept_answer import KeptAnswer
+from edgellm.history.records import Asked, Declared, Failed, Forgotten
+from edgellm.history.session_registry import SessionRegistry
+from edgellm.history.turn_log import TurnLog
+from edgellm.prompt import continued
 from edgellm.sampling import Sampling
 from edgellm.scheduler import Scheduler
 from edgellm.session import Message, Session, common_prefix
 from edgellm.tokenizer import prompt_ids
+from edgellm.tools import call_form
+from edgellm.tools.call_form import Render
+from edgellm.tools.grammar import Grammar, Grammars
+from edgellm.tools.tool import Tool, check_all
+from edgellm.turn import MAX_CALLS, Calls, Turn
 
 if TYPE_CHECKING:
+    from edgellm.history.session_store import SessionStore
     from edgellm.tokenizer import Tokenizer
 
-Render = Callable[[Sequence[Message]], str]
-"""Messages to the text of a prompt that the model is to answer: a template or a named format."""
+log = logging.getLogger(__name__)
+
+MOST = 10**9
+"""Tokens of an answer, and seconds until it ends: more is the same."""
 INVISIBLE = "\u200b"
 """Zero-width space: breaks up a special token written out in a user's text."""
 
@@ -40,8 +58,8 @@ class Conversations:
 
     Prompts are rendered and encoded in the event loop's thread. That takes milliseconds, but a
     template made to be slow may take what `edgellm.template.sandbox` allows it, two seconds and a
-    little for each message, and so hold up all sessions: once a question, where turns must be
-    dropped of n at most log2(n) + 3 times.
+    little for each message, and so hold up all sessions: once a question and once a call, where
+    turns must be dropped of n at most log2(n) + 3 times.
     """
 
     def __init__(
@@ -57,11 +75,19 @@ class Conversations:
         roll: bool = False,
         keep: int | None = None,
         control: Collection[str] = (),
+        template: str | None = None,
         about: Mapping[str, object] | None = None,
+        store: SessionStore | None = None,
+        fingerprint: Callable[[], str] = str,
     ) -> None:
         """An answer that fills the context ends, or goes on with `roll`: of what came before it,
         the first `keep` tokens stay (negative: the prompt; None: bos and the system message) and
-        the newest half of the others. `about` (the model's name, …) begins the status."""
+        the newest half of the others. `template` is the source of what `render` renders, which may
+        tell how the model calls tools. `about` (the model's name, …) begins the status.
+
+        Sessions that devices have entered are kept in `store`, else in memory. `fingerprint` tells
+        the model, and what else decides its answers, from others: an answer that was interrupted
+        goes on only where it is the same."""
         self._scheduler = scheduler
         self._tokenizer = tokenizer
         self._render = render
@@ -69,57 +95,104 @@ class Conversations:
         self._max_tokens = max_tokens
         self._stop = tuple(stop)
         self._first: list[Message] = [Message(role="system", content=system)] if system else []
-        longest_first = sorted(filter(None, control), key=len, reverse=True)
         self._roll = roll
         self._keep = keep
-        self._control = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+        self._form = call_form.OWN if render is None else call_form.choose(render, template)
+        # Also for those who have no tools: a prompt doesn't depend on what others declare.
+        self._control = _any_of({*filter(None, control), *self._form.marks})
+        self._grammars = Grammars(tokenizer)
         self._about = dict(about or {})
         self._sessions: dict[str, Session] = {}
+        self._registry = SessionRegistry(store, self._is_idle, self._drop)
+        self._fingerprint = fingerprint
+        self._closing = False
         self._dropped = 0
 
     @property
     def continues(self) -> bool:
         return self._render is None
 
+    def enter(self, token: bytes | None, lost: Callable[[], None]) -> Entry:
+        """See `Service.enter`."""
+        return self._registry.enter(token, lost)
+
+    def leave(self, session: str) -> None:
+        self._registry.leave(session)
+
     def ask(
         self,
         session: str,
-        text: str,
+        text: str | None,
         priority: Priority = Priority.PERSON,
         deadline_s: float | None = None,
+        *,
+        number: int | None = None,
+        max_tokens: int | None = None,
+        schema: Mapping[str, object] | None = None,
     ) -> Answer:
         """See `Service.ask`. Raises ContextError if even the newest turn alone is too long."""
         conversation = self._session(session)
+        if number is not None and number <= conversation.number:
+            return self._known(conversation, number, priority)
+        if text is None:
+            raise UnknownError(f"question {number} isn't known; ask it with its text")
         self._scheduler.check_room(conversation, priority)
         self._settle(conversation)
-        messages = [*conversation.messages, Message(role="user", content=text)]
-        tokens, dropped = self._fit(messages)
-        request = Request(
-            tokens,
-            self._sampling,
-            self._max_tokens,
-            self._stop,
-            echo="" if self._render else text,
-            reply=self._render is not None,
-            keep=self._kept(tokens) if self._roll else None,
-            priority=priority,
-            deadline_s=deadline_s,
+        if number is None:
+            number = conversation.number + 1
+        if session in self._registry and conversation.number:
+            # The last answer may have made calls that the history hasn't come to know.
+            conversation.calls = self._registry.history(session).call - 1 + MAX_CALLS
+        seed = self._sampling.seed
+        asked = Asked(
+            number,
+            text,
+            None if max_tokens is None else min(max_tokens, MOST),
+            None if deadline_s is None else float(min(deadline_s, MOST)),
+            schema,
+            str(secrets.randbits(64) if seed is None else seed),
+            self._fingerprint(),
+            past=0,
+            call=conversation.calls + 1,
+            time=self._registry.now,
         )
-        answer = self._scheduler.submit(conversation, request)
-        conversation.messages = messages
-        self._dropped += dropped
-        return answer
+        return self._begin(conversation, asked, priority)
+
+    def taken(self, session: str, number: int) -> None:
+        conversation = self._session(session)
+        if number == conversation.number and conversation.turn and conversation.turn.ended:
+            self._settle(conversation)
+
+    def declare(self, session: str, tools: Sequence[Tool]) -> None:
+        """See `Service.declare`."""
+        grammars = self._call_grammars(tools)
+        conversation = self._session(session)
+        if tuple(tools) != conversation.tools and session in self._registry:
+            declared = Declared([tool.declaration() for tool in tools])
+            if conversation.number:
+                self._registry.save(session, declared)
+            else:  # with the first question
+                self._registry.note(session, declared)
+        conversation.tools, conversation.grammars = tuple(tools), grammars
 
     def forget(self, session: str) -> None:
         conversation = self._session(session)
-        if conversation.answer is not None:
-            conversation.answer.stop()
-            conversation.answer = None
+        if conversation.turn is not None:
+            conversation.turn.stop()
+            conversation.turn = None
         conversation.messages = list(self._first)
+        if session in self._registry and conversation.number:
+            self._registry.save(session, Forgotten())
 
     def close(self, session: str) -> None:
-        if conversation := self._sessions.pop(session, None):
-            self._scheduler.release(conversation)
+        if session in self._registry:
+            self._registry.close(session)
+        else:
+            self._drop(session)
+
+    def end(self) -> None:
+        """The service ends: answers that are stopped from now on will go on with the next one."""
+        self._closing = True
 
     def status(self) -> dict[str, object]:
         return {
@@ -132,76 +205,186 @@ class Conversations:
     def _session(self, name: str) -> Session:
         if name not in self._sessions:
             self._sessions[name] = Session(name, list(self._first))
+            if name in self._registry:
+                self._restore(self._sessions[name])
         return self._sessions[name]
 
+    def _restore(self, conversation: Session) -> None:
+        """Go on with a session that the registry knows."""
+        known = self._registry.history(conversation.name)
+        conversation.number = known.number
+        try:
+            conversation.tools = tuple(map(Tool.check, known.tools))
+            conversation.grammars = self._call_grammars(conversation.tools)
+        except UsageError as error:  # with this model, they can't be used
+            log.info("%s: %s", conversation.name, error)
+            conversation.tools = ()
+        self._settle(conversation)
+
+    def _is_idle(self, name: str) -> bool:
+        return name not in self._sessions or not self._sessions[name].answering
+
+    def _drop(self, name: str) -> None:
+        if conversation := self._sessions.pop(name, None):
+            if conversation.turn is not None:
+                conversation.turn.stop()
+            self._scheduler.release(conversation)
+
+    def _known(self, conversation: Session, number: int, priority: Priority) -> Answer:
+        """The answer to the newest question."""
+        if number == conversation.number:
+            if conversation.turn is not None:
+                return conversation.turn
+            if conversation.name in self._registry:
+                turns = self._registry.history(conversation.name).turns
+                if turns and turns[-1].asked.number == number:
+                    return self._again(conversation, turns[-1], priority)
+        raise StaleError(f"question {number} was asked before, and its answer isn't kept; ask anew")
+
+    def _again(self, conversation: Session, past: records.Turn, priority: Priority) -> Answer:
+        """The answer to the newest question, as the history has it: complete, or interrupted."""
+        name, asked = conversation.name, past.asked
+        if past.answered is not None:
+            return KeptAnswer(past.answered, lambda: self._registry.save(name))
+        if asked.model != self._fingerprint():
+            self._registry.save(name, Failed(asked.number))
+            reason = "was interrupted, and the model, its settings or the date have changed since"
+            raise StaleError(f"question {asked.number} {reason}; ask it anew")
+        self._settle(conversation)
+        conversation.calls = asked.call - 1
+        return self._begin(conversation, asked, priority, past)
+
+    def _begin(
+        self,
+        conversation: Session,
+        asked: Asked,
+        priority: Priority,
+        past: records.Turn | None = None,
+    ) -> Turn:
+        """Answer a question; with `past`, one that was interrupted, from its beginning."""
+        form = None if asked.schema is None else self._grammars.of_schema(asked.schema)
+        calls = None if form is not None else self._calls(conversation, past)
+        messages = [*conversation.messages, Message(role="user", content=asked.text)]
+        declared = () if calls is None else tuple(calls.tools.values())
+        tokens, dropped = self._fit(messages, declared)
+        limit = self._max_tokens
+        if asked.max_tokens is not None:
+            limit = min(asked.max_tokens, limit) if limit >= 0 else asked.max_tokens
+        request = Request(
+            tokens,
+            self._sampling,
+            limit,
+            self._stop if form is None else (),
+            echo="" if self._render or form else asked.text,
+            reply=self._render is not None,
+            keep=self._kept(tokens, declared) if self._roll else None,
+            priority=priority,
+            deadline_s=asked.deadline_s,
+            grammar=form,
+        )
+        turn_log = None
+        if conversation.name in self._registry:
+            request = replace(request, sampling=replace(self._sampling, seed=int(asked.seed)))
+            turns = sum(message["role"] == "user" for message in messages)
+            turn_log = TurnLog(
+                self._registry,
+                conversation.name,
+                replace(asked, past=turns - 1),
+                known=past is not None,
+                echo=request.echo,
+                closing=lambda: self._closing,
+            )
+        turn = Turn(self._scheduler, conversation, request, calls, turn_log, again=past is not None)
+        conversation.turn = turn
+        conversation.messages = messages
+        conversation.number = asked.number
+        self._dropped += dropped
+        return turn
+
     def _settle(self, conversation: Session) -> None:
-        """Write the last answer into the messages; a turn that brought no text is taken back."""
-        answer, conversation.answer = conversation.answer, None
-        if answer is None:
+        """Write the last answer into the messages; a turn that brought nothing is taken back."""
+        turn, conversation.turn = conversation.turn, None
+        if conversation.name in self._registry:
+            turns = self._registry.history(conversation.name).turns
+            remembered = (message for turn in turns for message in turn.messages())
+            conversation.messages = [*self._first, *remembered]
             return
-        text = answer.text
+        if turn is None:
+            return
+        text = turn.rest
         if self._render is None:  # the repeated question isn't the model's
             text = text.removeprefix(conversation.messages[-1]["content"])
-        if text and answer.error is None:
-            conversation.messages.append(Message(role="assistant", content=text))
+        if turn.messages or (text and not turn.failed):
+            answer = Message(role="assistant", content=text)
+            conversation.messages += [*turn.messages, answer]
         else:
             conversation.messages.pop()
 
-    def _fit(self, messages: list[Message]) -> tuple[list[int], int]:
-        """The prompt's tokens, and how many of the oldest turns had to be dropped for them.
+    def _call_grammars(self, declared: Sequence[Tool]) -> dict[str, Grammar]:
+        """Raises UsageError where the model can't call these tools."""
+        if not declared:
+            return {}
+        if self._render is None:
+            raise UsageError("this model only goes on with text; it can't call tools")
+        check_all(declared)
+        sources = self._form.grammars(declared)
+        return {mark: self._grammars.compile(rules) for mark, rules in sources.items()}
 
-        When there's no room for an answer, turns go until half of the context is free: each drop
-        means computing the prompt anew, so it should be rare.
-        """
-        context, first = self._scheduler.context, len(self._first)
-        room = context // 4
+    def _calls(self, conversation: Session, past: records.Turn | None) -> Calls | None:
+        """What its next turn needs to call the session's tools; one that was interrupted has those
+        that it was asked with, and the results that there were."""
+        declared, grammars, results = conversation.tools, conversation.grammars, {}
+        if past is not None:
+            declared = tuple(map(Tool.check, past.tools))
+            grammars = self._call_grammars(declared)
+            results = {call.number: (call.ok, call.value) for call in past.calls}
+        if not declared:
+            return None
+
+        def prompt_with(made: Sequence[Message]) -> list[int]:
+            messages = [*conversation.messages, *made]
+            tokens, dropped = self._fit(messages, declared)
+            if dropped:
+                conversation.messages = messages[: len(messages) - len(made)]
+                self._dropped += dropped
+            return tokens
+
+        return Calls(
+            {tool.name: tool for tool in declared},
+            self._form,
+            grammars,
+            self._grammars.spell,
+            prompt_with,
+            results,
+        )
+
+    def _fit(self, messages: list[Message], declared: Sequence[Tool] = ()) -> tuple[list[int], int]:
+        """See `prompt.fit`."""
+        room = self._scheduler.context // 4
         if self._max_tokens >= 0:
             room = min(room, self._max_tokens)
-        tokens = self._tokens(messages)
-        turns = (len(messages) - first) // 2  # a question and its answer each
-        if len(tokens) + room <= context or not turns:
-            return tokens, 0
+        first, context = len(self._first), self._scheduler.context
+        return prompt.fit(messages, first, context, room, lambda some: self._tokens(some, declared))
 
-        def without(count: int) -> list[int]:
-            return self._tokens(messages[:first] + messages[first + 2 * count :])
-
-        # The fewest that free half of the context; all, if only that or not even that helps.
-        dropped = 1 + bisect_left(
-            range(1, turns), True, key=lambda count: len(without(count)) <= context // 2
-        )
-        tokens = without(dropped)
-        del messages[first : first + 2 * dropped]
-        return tokens, dropped
-
-    def _kept(self, prompt: list[int]) -> int:
+    def _kept(self, prompt: list[int], declared: Sequence[Tool]) -> int:
         """How many of the prompt's first tokens stay when the context rolls."""
         if self._keep is not None:
             return self._keep if self._keep >= 0 else len(prompt)
         # What the prompt has in common with that of another question.
-        return common_prefix(prompt, self._tokens([*self._first, Message(role="user", content="")]))
+        other = [*self._first, Message(role="user", content="")]
+        return common_prefix(prompt, self._tokens(other, declared))
 
-    def _tokens(self, messages: Sequence[Message]) -> list[int]:
+    def _tokens(self, messages: Sequence[Message], declared: Sequence[Tool] = ()) -> list[int]:
         if self._render is None:
             text = continued(messages)
         else:
-            text = self._render([self._harmless(message) for message in messages])
+            text = self._form.prompt(self._render, messages, declared, self._harmless)
         return prompt_ids(self._tokenizer, text, parse_special=self._render is not None)
 
-    def _harmless(self, message: Message) -> Message:
-        if message["role"] == "system":  # ours
-            return message
-        content = self._control.sub(
-            lambda match: match[0][0] + INVISIBLE + match[0][1:], message["content"]
-        )
-        return Message(role=message["role"], content=content)
+    def _harmless(self, text: str) -> str:
+        return self._control.sub(lambda match: match[0][0] + INVISIBLE + match[0][1:], text)
 
 
-def continued(messages: Sequence[Message]) -> str:
-    """The text that a model without a chat format goes on with: each question in a new line, each
-    continuation right after its question."""
-    text = ""
-    for message in messages:
-        if text and message["role"] != "assistant":
-            text += "\n"
-        text += message["content"]
-    return text
+def _any_of(texts: Collection[str]) -> re.Pattern[str]:
+    longest_first = sorted(texts, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 if TYPE_CHECKING:
     from edgellm.answer import Answer
+    from edgellm.tools.grammar import Grammar
+    from edgellm.tools.tool import Tool
+    from edgellm.turn import Turn
+
+
+class Called(TypedDict):
+    """A call of a tool."""
+
+    number: int
+    name: str
+    arguments: dict[str, Any]
 
 
 class Message(TypedDict):
     role: str
-    """"system", "user" or "assistant"."""
+    """"system", "user", "assistant", or "tool" for the result of a call."""
     content: str
+    call: NotRequired[Called]
+    """An assistant's message may end with a call; a result tells which one it is of."""
 
 
 @dataclass(eq=False)
@@ -38,10 +51,22 @@ class Session:
     slot: Slot | None = None
     """None before the first answer, and after another session took the slot away."""
     answer: Answer | None = None
-    """The answer under way, or the last one."""
+    """The answer under way, or the last one; of a turn's several ones the newest."""
+    turn: Turn | None = None
+    """The turn under way, or the last one, until it's settled."""
+    tools: Sequence[Tool] = ()
+    grammars: Mapping[str, Grammar] = field(default_factory=dict)
+    """Of calls of these tools, by the text that they begin with."""
+    calls: int = 0
+    """How many calls of tools there have been."""
+    number: int = 0
+    """Of the newest question."""
 
     @property
     def answering(self) -> bool:
+        """Whether an answer, or a turn that it's a part of, is under way."""
+        if self.turn is not None and not self.turn.ended:
+            return True
         return self.answer is not None and not self.answer.ended
 
 

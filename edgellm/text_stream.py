@@ -21,18 +21,20 @@ class TextStream:
 
     stopped: bool
     """The answer has ended by itself; further tokens are ignored."""
+    stop: str | None
+    """The stop string that it ended at; None if it didn't, or at another end token."""
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
         """A stop string that is one control token of the vocabulary stops as a token, too."""
         if isinstance(stop, str) or not all(isinstance(text, str) and text for text in stop):
             raise UsageError(f"stop is {stop!r}; it must be a list of non-empty texts")
-        self.stopped = False
+        self.stopped, self.stop = False, None
         self._stop = tuple(dict.fromkeys(stop))
-        self._ends = set(tokenizer.eog)
+        self._ends: dict[int, str | None] = dict.fromkeys(tokenizer.eog)
         for text in self._stop:
             ids = tokenizer.encode(text, parse_special=True)
             if len(ids) == 1 and not tokenizer.piece(ids[0]):
-                self._ends.add(ids[0])
+                self._ends[ids[0]] = text
         self._decoder = tokenizer.stream()
         self._held = ""
 
@@ -42,7 +44,8 @@ class TextStream:
             return ""
         if token in self._ends:
             text = self.flush()
-            self.stopped = True
+            if not self.stopped:
+                self.stopped, self.stop = True, self._ends[token]
             return text
         return self._release(self._decoder.push(token), last=False)
 
@@ -54,10 +57,11 @@ class TextStream:
 
     def _release(self, text: str, last: bool) -> str:
         held = self._held + text
-        found = min((at for stop in self._stop if (at := held.find(stop)) >= 0), default=len(held))
+        places = ((at, stop) for stop in self._stop if (at := held.find(stop)) >= 0)
+        found, stop = min(places, default=(len(held), ""))
         begun = len(held) if last else self._begun(held)
         if found < len(held) and found <= begun:
-            self.stopped = True
+            self.stopped, self.stop = True, stop
             self._held = ""
             return held[:found]
         # A stop string that began earlier may still complete: it would win over the one found.

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from edgellm import hookimpl
-from edgellm.channel import Answer, Channel, Service, Text
+from edgellm.channel import Answer, Channel, Done, Service, Text
 from edgellm.errors import EdgeError, UsageError
 from edgellm.link.lines import (
     COMMANDS,
@@ -220,7 +220,7 @@ class ConsoleChannel:
                 if isinstance(event, Text):
                     write(event.text)
                     begun = True
-                else:
+                elif isinstance(event, Done):
                     reason, begun = event.reason, True
         finally:
             self._answer = None

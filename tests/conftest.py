@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from hypothesis import settings
 # A busy machine must not fail a test that is otherwise right.
 settings.register_profile("edgellm", deadline=None)
 settings.load_profile("edgellm")
+
+# Whoever runs the tests in the background may have had Ctrl-C ignored, for their children too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "fixtures"
 
@@ -25,6 +29,8 @@ def folders_of_our_own(
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(home / "cache"))
         patch.setenv("XDG_CONFIG_HOME", str(home / "config"))
+        # A service keeps others off its sessions: those of another run of the tests, too.
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         yield
 
 

@@ -213,14 +213,7 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
     path = tmp_path / "out" / "small.edge"
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
     command = [sys.executable, "-m", "edgellm", "build", str(MODELS / "llama"), "-o", str(path)]
-    with subprocess.Popen(
-        command,
-        env=environment,
-        stderr=subprocess.PIPE,
-        text=True,
-        # Whoever runs the tests in the background may have had the signal ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    ) as work:
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as work:
         deadline = time.monotonic() + 60
         while not list(path.parent.iterdir()) and time.monotonic() < deadline:
             time.sleep(0.01)

@@ -278,6 +278,15 @@ def test_run_without_the_prompt_and_with_the_speed(model: Path, expected: str) -
     assert re.search(r"first token after .* s, 8 tokens, .* tokens/s \(length\)", done.stderr)
 
 
+def test_run_answers_by_a_schema_given_or_in_a_file(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "schema.json").write_text('{"enum": ["lamp on", "lamp off"]}')
+    given = ['{"enum": [17, true]}', str(tmp_path / "schema.json")]
+    answers = [("17\n", "true\n"), ('"lamp on"\n', '"lamp off"\n')]
+    for schema, expected in zip(given, answers, strict=True):
+        done = call("run", model, "-no-cnv", "-j", schema, "-p", "the lamp")
+        assert done.stdout in expected, done.stderr
+
+
 @pytest.mark.parametrize(
     ("given", "status", "said"),
     [
@@ -285,6 +294,10 @@ def test_run_without_the_prompt_and_with_the_speed(model: Path, expected: str) -
         (["--samplers", "top_k;foo"], 2, "'foo', which no plugin offers; known: dry"),
         (["--chat-template", "nosuch"], 2, "there is no chat format 'nosuch'; known: alpaca"),
         (["--chat-template", "{% if %}"], 1, "chat template, line 1"),
+        (["--json-schema", '{"type": "x"}'], 2, "the JSON Schema can't be used"),
+        (["--json-schema", "{"], 2, "--json-schema: not JSON"),
+        (["--json-schema", "no-such-file"], 2, "no-such-file: No such file"),
+        (["-j", __file__], 2, "--json-schema: not JSON"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else None,
 )

@@ -7,10 +7,16 @@ from collections.abc import AsyncIterator, Iterable
 
 import pytest
 from scripted import HOLD, MemoryWire, Script, ScriptedAnswer, ScriptedService, echo
+from virtual_time import run
 
 from edgellm.channel import Text
-from edgellm.connection import INTERNAL, RETRY_MS, Connection
+from edgellm.connection import RETRY_MS, Connection
+from edgellm.delivery import INTERNAL
 from edgellm.errors import BusyError, ContextError, LinkError
+from edgellm.framed import MAX_WRONG
+from edgellm.link import frames
+from edgellm.link.host import SERVER
+from edgellm.link.messages import Ask, Hello, Message, pack
 
 NAME = "memory#1"
 BUSY = f"! busy 1 {RETRY_MS}\n".encode()
@@ -20,28 +26,29 @@ STATUS = b"# model scripted, sessions 1\n"
 class Peer(MemoryWire):
     """The other end of one connection to a scripted service."""
 
-    def __init__(self, script: Script, idle: float = 0) -> None:
+    def __init__(self, script: Script, idle: float = 0, **options: object) -> None:
         super().__init__()
         self.service = ScriptedService(script)
-        self.running = asyncio.create_task(Connection(self, self.service, NAME, idle).run())
+        self.connection = Connection(self, self.service, NAME, idle, **options)
+        self.running = asyncio.create_task(self.connection.run())
 
     async def end(self) -> bytes:
         """Hang up, and return all that was sent."""
         self.hang_up()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await self.running
         return self.sent
 
     async def held(self) -> None:
         """Wait until the answer is where its script says HOLD."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await self.service.held.wait()
         self.service.held.clear()
 
 
 @contextlib.asynccontextmanager
-async def connect(script: Script = echo, idle: float = 0) -> AsyncIterator[Peer]:
-    peer = Peer(script, idle)
+async def connect(script: Script = echo, idle: float = 0, **options: object) -> AsyncIterator[Peer]:
+    peer = Peer(script, idle, **options)
     try:
         yield peer
     finally:
@@ -141,7 +148,7 @@ def test_stop() -> None:
 
 async def complete(peer: Peer) -> None:
     """Wait until the answer has come to its end, delivered or not."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not (peer.service.answers and peer.service.answers[-1].ended):
             await asyncio.sleep(0)
 
@@ -154,7 +161,7 @@ def test_stop_drops_what_waits_for_a_wire_that_blocks(ends: bool) -> None:
             peer.say(b"go\n")
             await (complete(peer) if ends else peer.held())
             peer.say(b"/stop\n")
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 await peer.service.answers[0].stopped.wait()
             peer.reading.set()
             assert await peer.end() == b"o\n# stopped\n"
@@ -200,7 +207,7 @@ def test_new() -> None:
 
 def test_other_commands() -> None:
     assert talk(b"/status\n") == STATUS
-    assert talk(b"/help\n").count(b"\n# /") == 5
+    assert talk(b"/help\n").count(b"\n# /") == 6
     assert talk(b"/foo\n") == b"! unknown command /foo; /help lists the commands\n"
     assert talk(b"/dot on\n.x\n") == b"# dot on\n..x\n.\n"
     assert talk(b"/rate 100000\nhello\n", lambda text: [text]) == b"# rate 100000\nhello\n"
@@ -277,7 +284,7 @@ def test_a_lost_line_ends_the_answer_and_the_session() -> None:
             await peer.held()
             peer.broken = True
             peer.service.release.set()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 with pytest.raises(LinkError, match="the peer is gone"):
                     await peer.running
             assert peer.service.closed == [NAME]
@@ -316,21 +323,22 @@ def test_a_peer_that_does_not_read_holds_up_its_own_lines_only() -> None:
 
 def test_idle_peers_are_let_go() -> None:
     async def main() -> None:
-        async with connect(idle=0.05) as peer, asyncio.timeout(5):
+        async with connect(idle=0.05) as peer, asyncio.timeout(20):
             await peer.running
             assert peer.sent == b"# closed: no line for 0.05 s\n"
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_bytes_without_a_line_ending_do_not_keep_a_peer_alive() -> None:
     async def main() -> None:
-        async with connect(idle=0.1) as peer, asyncio.timeout(5):
+        async with connect(idle=0.1) as peer, asyncio.timeout(20):
             while not peer.running.done():
                 peer.say(b"x")
                 await asyncio.sleep(0.01)
+            assert peer.service.asked == []
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_waiting_for_an_answer_is_not_idle() -> None:
@@ -343,5 +351,154 @@ def test_waiting_for_an_answer_is_not_idle() -> None:
                     await asyncio.shield(peer.running)
             peer.service.release.set()
             await peer.until(b"one!\n")
+
+    run(main())
+
+
+# The secret
+
+SECRET = b"s3cr\xc3\xa9t"
+AUTH = b"! auth\n"
+
+
+def test_with_a_secret_nothing_is_answered_before_it_is_said() -> None:
+    async def main() -> None:
+        async with connect(secret=SECRET) as peer:
+            peer.say(b"hi\n/status\n/new\n/stop\n/foo\n\n")
+            await peer.until(AUTH * 5)
+            peer.say(b"/auth " + SECRET + b"\nhi\n")
+            assert await peer.until(b"hi\n") == AUTH * 5 + b"# welcome\nhi\n"
+            assert peer.connection.refused == 0
+            assert peer.service.asked == [(NAME, "hi")]
+            assert peer.service.forgotten == []
+
+    asyncio.run(main())
+
+
+def test_wrong_secrets_end_the_connection() -> None:
+    wrong = [b"wrong", SECRET[:-1], SECRET + b"x", SECRET.upper()]
+
+    async def main() -> None:
+        async with connect(secret=SECRET) as peer, asyncio.timeout(20):
+            for guess in wrong:
+                peer.say(b"/auth " + guess + b"\n")
+            await peer.running
+            assert peer.sent == AUTH * MAX_WRONG
+            assert peer.connection.refused == MAX_WRONG
+            assert peer.service.closed == [NAME]
+
+    asyncio.run(main())
+
+
+def test_without_a_secret_any_is_welcome() -> None:
+    assert talk(b"/auth x\n") == b"# welcome\n"
+
+
+@pytest.mark.parametrize("said", [b"x", b"\n", b"hi\n", b"/auth wrong\n", b"\0"])
+def test_who_does_not_say_the_secret_in_time_is_let_go(said: bytes) -> None:
+    async def main() -> None:
+        async with connect(secret=SECRET, handshake=0.05) as peer, asyncio.timeout(20):
+            peer.say(said)
+            await peer.running
+            notice = b"# closed: no token for 0.05 s\n"
+            assert peer.sent.endswith(b"" if said == b"\0" else notice)
+
+    run(main())
+
+
+def test_who_has_said_it_may_take_any_time() -> None:
+    async def main() -> None:
+        async with connect(secret=SECRET, handshake=0.05) as peer:
+            peer.say(b"/auth " + SECRET + b"\n")
+            await asyncio.sleep(0.2)
+            peer.say(b"hi\n")
+            await peer.until(b"hi\n")
+
+    run(main())
+
+
+# Frames
+
+
+def frame(message: Message, seq: int = 0) -> bytes:
+    kind, payload = pack(message)
+    return frames.encode(bytes((kind, seq, 0, 8)) + payload)
+
+
+HELLO = frame(Hello(1, b"", "device", 244, 0))
+
+
+@pytest.mark.parametrize("before", [b"", b"hel", b"\xff\xfe", b"x" * 20_000])
+def test_a_zero_byte_begins_frames_for_good(before: bytes) -> None:
+    async def main() -> None:
+        async with connect(lambda text: [text]) as peer:
+            peer.say(before + HELLO[:5])
+            peer.say(HELLO[5:] + b"\nline\n")
+            peer.say(frame(Ask(1, 0, "answer", {})) + b"another\n")
+            async with asyncio.timeout(20):
+                while b"answer" not in peer.sent:
+                    await asyncio.sleep(0.01)
+            assert SERVER.encode() in peer.sent
+            assert peer.service.asked == [("session 1", "answer")]
+            assert peer.service.closed == [NAME]
+            peer.hang_up()
+            await peer.running
+            assert peer.service.left == ["session 1"]
+
+    asyncio.run(main())
+
+
+def test_lines_before_the_frames_are_answered() -> None:
+    async def main() -> None:
+        async with connect() as peer:
+            peer.say(b"/status\n" + HELLO)
+            async with asyncio.timeout(20):
+                while SERVER.encode() not in peer.sent:
+                    await asyncio.sleep(0.01)
+            assert peer.sent.startswith(STATUS)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_frames_end_the_answer_to_a_line(reads: bool) -> None:
+    async def main() -> None:
+        async with connect(hold) as peer:
+            peer.say(b"one\n")
+            await peer.held()
+            if not reads:
+                peer.reading.clear()
+                peer.say(b"/status\n")
+            peer.say(HELLO)
+            async with asyncio.timeout(20):
+                await peer.service.answers[0].stopped.wait()
+                peer.reading.set()
+                while SERVER.encode() not in peer.sent:
+                    await asyncio.sleep(0.01)
+            assert peer.service.closed == [NAME]
+
+    asyncio.run(main())
+
+
+def test_wrong_macs_count_as_wrong_secrets() -> None:
+    async def main() -> None:
+        async with connect(secret=SECRET) as peer, asyncio.timeout(20):
+            peer.say(b"/auth wrong\n" + HELLO)
+            for _ in range(MAX_WRONG):
+                peer.say(frame(Hello(1, b"", "device", 244, 0, bytes(16))))
+            await peer.running
+            assert peer.connection.refused == 1 + MAX_WRONG
+            assert peer.service.entered == []
+
+    asyncio.run(main())
+
+
+def test_who_has_said_the_secret_in_a_line_must_sign_frames_too() -> None:
+    async def main() -> None:
+        async with connect(secret=SECRET) as peer:
+            peer.say(b"/auth " + SECRET + b"\n" + HELLO)
+            await peer.until(b"\0")
+            await asyncio.sleep(0.05)
+            assert peer.service.entered == []
 
     asyncio.run(main())

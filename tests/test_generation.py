@@ -11,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_executor import BOS, EOS, VOCAB, ToyExecutor, ToyTokenizer
 
+from edgellm.channel import Done
 from edgellm.errors import ContextError, UsageError
-from edgellm.generation import Piece, SingleSlot, generate
+from edgellm.generation import Generation, Piece, SingleSlot, generate
 from edgellm.sampling import Sampling
+from edgellm.tools.grammar import Grammars
 
 GREEDY = Sampling(temperature=0)
 PROMPT = [BOS, *b"hello"]
@@ -165,3 +167,57 @@ def test_a_full_context_rolls_if_told_to(context: int, keep: int) -> None:
     assert [piece.token for piece in pieces] == drawn
     assert pieces[-1].done is not None
     assert (pieces[-1].done.reason, pieces[-1].done.tokens) == ("length", 60)
+
+
+def guided(rules: str, count: int = -1, **options: Any) -> tuple[str, Done]:
+    """What comes of a grammar, token by token; and its end."""
+    executor, tokenizer = ToyExecutor(), ToyTokenizer()
+    grammar = Grammars(tokenizer).compile(rules)
+    generation = Generation(
+        executor, tokenizer, PROMPT, options.pop("sampling", GREEDY), count, grammar=grammar
+    )
+    slot, text = SingleSlot(executor), ""
+    while True:
+        piece = generation.accept(generation.draw(slot.logits(generation)))
+        text += piece.text
+        if piece.done is not None:
+            return text, piece.done
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [GREEDY, Sampling(seed=1), Sampling(seed=1, top_k=1), Sampling(seed=1, mirostat=2)],
+)
+def test_with_a_grammar_only_what_it_allows_is_drawn(sampling: Sampling) -> None:
+    for rules, allowed in (('start: "yes" | "no"', ("yes", "no")), ('start: "["', ("[",))):
+        text, done = guided(rules, sampling=sampling)
+        assert text in allowed
+        assert (done.reason, done.tokens) == ("stop", len(text))
+
+
+def test_a_limit_may_cut_what_a_grammar_demands() -> None:
+    text, done = guided('start: "abcdef"', 3)
+    assert (text, done.reason) == ("abc", "length")
+
+
+def test_what_is_generated_up_to_a_stop_string_can_go_on() -> None:
+    class Wide(ToyTokenizer):
+        def piece(self, token: int) -> bytes:
+            return {1: b"x<ca", 2: b"ll>y", 3: b"<call>"}.get(token) or super().piece(token)
+
+    def spell(text: str) -> list[int]:
+        return list(text.encode())
+
+    for tokens, expected in (
+        ([*b"a<call>"], [*b"a<call>"]),
+        ([*b"a", 1, 2], [*b"a", 1, *b"ll>"]),
+        ([3], [3]),
+        ([*b"<cal", 2], [*b"<cal"]),  # "<calll>y" is none
+    ):
+        generation = Generation(ToyExecutor(), Wide(), PROMPT, GREEDY, stop=["<call>"])
+        pieces = [generation.accept(token) for token in tokens]
+        if pieces[-1].done is None:
+            assert generation.stop is None
+        else:
+            assert generation.stop == "<call>"
+            assert generation.up_to_stop(spell) == [*PROMPT, *expected]

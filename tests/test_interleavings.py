@@ -7,7 +7,10 @@ import asyncio
 import concurrent.futures
 import heapq
 import itertools
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -20,12 +23,17 @@ import edgellm
 from edgellm import checkpoint
 from edgellm import scheduler as scheduling
 from edgellm.answer import Answer, Request
-from edgellm.channel import Done, Priority, Text
+from edgellm.channel import Call, Done, Priority, Text
 from edgellm.errors import BusyError, ExpiredError
 from edgellm.generation import Piece, SingleSlot, generate
 from edgellm.sampling import Sampler, Sampling
 from edgellm.scheduler import Scheduler
+from edgellm.service import Conversations
 from edgellm.session import Session
+from edgellm.tools.call_form import OWN
+from edgellm.tools.grammar import Grammars
+from edgellm.tools.tool import Tool
+from edgellm.turn import Turn
 
 SYSTEM = b"You are the lamp of this house."
 
@@ -274,3 +282,112 @@ def test_a_real_model_tells_each_session_the_same_as_alone(
         )
         expected.append([piece.token for piece in pieces])
     assert asyncio.run(main(requests)) == expected
+
+
+class Household:
+    """Devices that declare tools, ask, answer calls late, and listen again from somewhere."""
+
+    FORM = replace(OWN, mark="~")  # which the toy writes now and then
+    SAMPLING = Sampling(seed=1, logit_bias={ord("~"): 1.2}, samplers=("logit_bias", "temperature"))
+
+    def __init__(self, seed: int, grammars: Grammars) -> None:
+        random = Random(seed)
+        self.grammars = grammars
+        self.context = random.randint(350, 600)
+        self.slots = random.randint(1, 4)
+        self.devices = [
+            Device(f"{seed}-{number}", random.randrange(10**9))
+            for number in range(random.randint(2, 8))
+        ]
+
+    async def together(self) -> None:
+        async with self.service(self.slots) as service:
+            await asyncio.gather(*(device.live(service, hurried=True) for device in self.devices))
+
+    async def apart(self) -> None:
+        for device in self.devices:
+            async with self.service(1) as service:
+                await device.live(service, hurried=False)
+
+    @asynccontextmanager
+    async def service(self, slots: int) -> AsyncIterator[Conversations]:
+        executor = ToyExecutor(self.context, slots, rows=slots + 20, ends=25)
+        async with Scheduler(executor, ToyTokenizer(), queue=20) as scheduler:
+            service = Conversations(
+                scheduler,
+                ToyTokenizer(),
+                chat,
+                sampling=self.SAMPLING,
+                max_tokens=40,
+            )
+            service._grammars, service._form = self.grammars, self.FORM
+            yield service
+
+
+class Device:
+    def __init__(self, name: str, seed: int) -> None:
+        self.name, self.seed = name, seed
+        self.heard: list[object] = []
+        """What it gets, run by run; the same each time."""
+
+    async def live(self, service: Conversations, hurried: bool) -> None:
+        random, moods = Random(self.seed), Random(f"{self.seed} {hurried}")
+        heard: list[object] = []
+        for number in range(1, random.randint(2, 4)):
+            service.declare(self.name, random.choice([TOOLS, TOOLS[:1], []]))
+            question = f"canary {self.name} {'x' * random.randint(0, 9)}"
+            for _ in range(moods.randrange(30)):
+                await asyncio.sleep(0)
+            turn = service.ask(self.name, question, number=number)
+            heard += await self.listen(turn, moods)
+        self.heard.append(heard)
+
+    async def listen(self, turn: Turn, moods: Random) -> list[object]:
+        text, calls = b"", {}
+        while True:
+            patience = moods.randint(1, 30)
+            async for event in turn.listen(len(text)):
+                match event:
+                    case Text(piece):
+                        text += piece.encode()
+                    case Call():
+                        calls[event.number] = (event.name, event.arguments)
+                        for _ in range(moods.randrange(9)):
+                            await asyncio.sleep(0)
+                        turn.result(event.number, True, f"canary {self.name} {event.number}")
+                    case Done():
+                        assert text.decode() == turn.text
+                        return [text, calls, event.reason]
+                patience -= 1
+                if not patience:  # the line is lost
+                    break
+
+
+def chat(messages: Sequence[Mapping[str, str]]) -> str:
+    return "".join(f"<turn>{m['role'][0]}{m['content']}<eos>" for m in messages) + "<turn>a"
+
+
+TOOLS = [
+    Tool("do", "", {"type": "object", "properties": {"n": {"enum": [1, 2]}}}),
+    Tool("on", "", {"type": "object", "properties": {"s": {"type": "string", "maxLength": 3}}}),
+]
+
+
+def test_devices_with_tools_hear_what_they_would_hear_alone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(scheduling, "ThreadPoolExecutor", Inline)
+    grammars = Grammars(ToyTokenizer())
+    called = 0
+    for seed in range(1000 if os.environ.get("EDGELLM_SOAK") else 100):
+        household = Household(seed, grammars)
+        asyncio.run(household.together())
+        asyncio.run(household.apart())
+        for device in household.devices:
+            together, apart = device.heard
+            assert together == apart
+            others = {other.name for other in household.devices if other is not device}
+            assert not any(f"canary {name} " in repr(together) for name in others)
+            called += sum(len(calls) for calls in together[1::3])
+    assert called > 300
+    assert "canary" not in caplog.text

@@ -18,7 +18,6 @@ from edgellm.link.lines import (
 )
 
 LIMIT = 64
-ZERO = Rejected("zero byte: only lines of text are understood")
 LONG = Rejected(f"line longer than {LIMIT} bytes")
 
 CASES = {
@@ -50,9 +49,8 @@ CASES = {
     "longest": (b"x" * LIMIT + b"\n", [Question("x" * LIMIT)]),
     "too long": (b"x" * (LIMIT + 1) + b"\nhi\n", [LONG, Question("hi")]),
     "far too long": (b"x" * 1000 + b"\nhi\n", [LONG, Question("hi")]),
-    "zero": (b"\0hi\nho\n", [ZERO, Question("ho")]),
-    "frame": (b"hi\0\x05abcd\0\0\nho\n", [ZERO, Question("ho")]),
-    "zero in a long line": (b"x" * 70 + b"\0\nho\n", [LONG, Question("ho")]),
+    "zero": (b"\0hi\nh\0o\n", [Question("hi"), Question("ho")]),
+    "authentication": (b"/auth s3cr-et\n", [Command("auth", "s3cr-et")]),
 }
 
 
@@ -116,6 +114,14 @@ def test_any_bytes_are_events(chunks: list[bytes], limit: int) -> None:
 def test_every_printable_line_arrives_as_it_is(text: str) -> None:
     if text.strip() and not text.startswith("/"):
         assert parse(text) == Question(text)
+
+
+@pytest.mark.parametrize("begun", [b"hel", b"hel\xc3", b"x" * (LIMIT + 1), b"hi\r"])
+def test_a_line_that_has_begun_can_be_dropped(begun: bytes) -> None:
+    lines = Lines(LIMIT, blank=True)
+    lines.receive(begun)
+    lines.drop()
+    assert lines.receive(b"\nlo\n") == [Question(""), Question("lo")]
 
 
 def answer(lines: Lines, *pieces: str) -> bytes:

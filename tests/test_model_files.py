@@ -74,3 +74,20 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     for ask in (model_files.identity, model_files.sha256):
         with pytest.raises(UsageError, match="nowhere"):
             ask(tmp_path / "nowhere")
+
+
+def test_a_copy_is_like_its_original(tmp_path: Path, model: Path) -> None:
+    copy = tmp_path / "copy.gguf"
+    copy.write_bytes(model.read_bytes())
+    os.utime(copy, ns=(1, 1))
+    likeness = model_files.likeness(model)
+    assert model_files.likeness(copy) == likeness
+    for place in (0, len(model.read_bytes()) - 1):
+        data = bytearray(model.read_bytes())
+        data[place] ^= 1
+        copy.write_bytes(data)
+        assert model_files.likeness(copy) != likeness
+    copy.write_bytes(model.read_bytes() + b"\0")
+    assert model_files.likeness(copy) != likeness
+    with pytest.raises(UsageError, match=r"none\.gguf: No such file"):
+        model_files.likeness(tmp_path / "none.gguf")

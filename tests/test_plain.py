@@ -86,3 +86,16 @@ def test_anything_else_is_refused_by_name(change: dict[str, object], said: str) 
 def test_what_is_no_map_of_fields_is_refused(data: object) -> None:
     with pytest.raises(FormatError):
         plain.read(Whole, data, "file", "top")
+
+
+def test_an_object_may_be_anything() -> None:
+    @dataclass(frozen=True)
+    class Loose:
+        value: object
+        values: Mapping[str, object]
+
+    for value in (None, 1, "x", b"x", [1, {"a": None}], {1: 2}):
+        found = plain.read(Loose, {"value": value, "values": {"v": value}}, "file", "top")
+        assert found == Loose(value, {"v": value})
+    with pytest.raises(FormatError, match=r"top\.values"):
+        plain.read(Loose, {"value": 1, "values": {1: 1}}, "file", "top")

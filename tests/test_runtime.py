@@ -156,9 +156,14 @@ def test_what_callers_of_other_libraries_write_is_taken(model: edgellm.Model) ->
 
 def test_a_closed_model_says_so() -> None:
     model = edgellm.load(MODELS / "llama")
+    begun, unbegun = model.generate([1, 2]), model.generate([1, 2])
+    next(begun)
     model.close()
-    with pytest.raises(UsageError, match="closed"):
+    with pytest.raises(UsageError, match="closed; load it again"):
         model.logits([1])
+    for answer in (begun, unbegun):
+        with pytest.raises(UsageError, match="closed; load it again"):
+            next(answer)
 
 
 @pytest.mark.parametrize("options", [{"context": 1.5}, {"context": "x"}, {"slots": 0}])

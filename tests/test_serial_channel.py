@@ -7,8 +7,10 @@ import fcntl
 import os
 import pty
 import socket
+import sys
 import termios
 import threading
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,17 +18,23 @@ from typing import Any
 import pytest
 import serial
 import serial.rfc2217
+from fake_ports import Machine
 from scripted import HOLD, ScriptedService
 
-from edgellm.errors import UsageError
+from edgellm.link.loose import frame, say_hello
+from edgellm.link.messages import Hello
+from edgellm.wire import serial_wire
 from edgellm_plugins import serial_channel
-from edgellm_plugins.serial_channel import SerialChannel, _parse, _trouble, edgellm_channel
+from edgellm_plugins.serial_channel import Device, SerialChannel, _trouble, edgellm_channel
+
+TIOCGEXCL = 0x80045440
+"""Asks Linux whether a terminal is for one program alone; Python has no name for it."""
 
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serial_channel, "RETRY", 0.02)
-    monkeypatch.setattr(serial_channel, "POLL", 0.02)
+    monkeypatch.setattr(serial_wire, "POLL", 0.02)
 
 
 class Board:
@@ -54,7 +62,7 @@ class Board:
     async def until(self, end: str) -> str:
         """All that came since the last call, which ends with `end`."""
         loop = asyncio.get_running_loop()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while not self.got.endswith(end.encode()):
                 readable = asyncio.Event()
                 loop.add_reader(self.master, readable.set)
@@ -82,7 +90,7 @@ class Told:
         self.text = ""
 
     async def until(self, part: str) -> str:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while part not in self.text:
                 await asyncio.sleep(0.001)
                 self.text += self.capsys.readouterr().err
@@ -100,7 +108,7 @@ async def serving(
         yield Told(capsys), service
     finally:
         task.cancel()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             with pytest.raises(asyncio.CancelledError):
                 await task
 
@@ -109,50 +117,6 @@ def test_schemes() -> None:
     assert isinstance(edgellm_channel("serial:///dev/ttyACM0"), SerialChannel)
     assert isinstance(edgellm_channel("loop://"), SerialChannel)
     assert edgellm_channel("tcp://127.0.0.1:7070") is None
-
-
-@pytest.mark.parametrize(
-    ("url", "device"),
-    [
-        ("serial:///dev/ttyACM0?baud=9600", "/dev/ttyACM0"),
-        ("serial:/dev/ttyACM0", "/dev/ttyACM0"),
-        ("serial:///dev/serial/by-id/usb-A%20b-if00", "/dev/serial/by-id/usb-A b-if00"),
-        ("serial://COM3", "COM3"),
-        ("serial:COM3?baud=9600", "COM3"),
-        ("loop://", "loop://"),
-        ("serial:loop://", "loop://"),
-        ("serial://loop://?baud=9600&logging=debug", "loop://?logging=debug"),
-        ("rfc2217://host:2217?ign_set_control&baud=9600", "rfc2217://host:2217?ign_set_control"),
-        ("spy:///dev/ttyUSB0?file=log.txt&parity=E", "spy:///dev/ttyUSB0?file=log.txt"),
-        ("hwgrep://2341:0043&n=1", "hwgrep://2341:0043&n=1"),
-    ],
-)
-def test_devices(url: str, device: str) -> None:
-    found, options = _parse(url)
-    assert found == device
-    assert options["baud"] == ("9600" if "baud" in url else "115200")
-    assert options["parity"] == ("E" if "parity" in url else "N")
-
-
-@pytest.mark.parametrize(
-    ("url", "message"),
-    [
-        ("serial://", "no port"),
-        ("serial:", "no port"),
-        ("serial:///dev/ttyS0?speed=9600", "unknown option 'speed'"),
-        ("serial:///dev/ttyS0?baud=fast", "baud is 'fast'"),
-        ("serial:///dev/ttyS0?baud=0", "baud is '0'"),
-        ("serial:///dev/ttyS0?parity=X", "parity"),
-        ("serial:///dev/ttyS0?bytesize=9", "bytesize"),
-        ("serial:///dev/ttyS0?stopbits=3", "stopbits"),
-        ("serial:///dev/ttyS0?rtscts=maybe", "rtscts is 'maybe'; known are on, off"),
-        ("serial:///dev/ttyS0?dtr=", "dtr is ''; known are on, off"),
-        ("serial:gopher://x", "gopher"),
-    ],
-)
-def test_unusable_urls(url: str, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        edgellm_channel(url)
 
 
 def test_chat(board: Board, capsys: pytest.CaptureFixture[str]) -> None:
@@ -240,19 +204,40 @@ def test_unplugging_ends_the_answer_and_replugging_begins_anew(
 
 
 def test_a_port_in_use_is_waited_for(board: Board, capsys: pytest.CaptureFixture[str]) -> None:
+    held = os.ttyname(board.slave)
+    code = "import sys, serial; port = serial.Serial(sys.argv[1], exclusive=True); input(print())"
+
     async def main() -> None:
-        fcntl.flock(board.slave, fcntl.LOCK_EX)
+        other = await asyncio.create_subprocess_exec(
+            sys.executable, "-uc", code, held, stdin=PIPE, stdout=PIPE
+        )
+        assert other.stdout
+        assert await other.stdout.readline() == b"\n"
         async with serving(f"serial://{board.path}", capsys) as (told, _):
-            await told.until("in use by another program")
-            fcntl.flock(board.slave, fcntl.LOCK_UN)
+            told_ = await told.until("waiting until it lets go\n")
+            assert f"(process {other.pid})" in told_
+            await other.communicate(b"\n")
             await told.until("# listening on")
 
     asyncio.run(main())
 
 
+def test_nobody_else_can_open_the_port(board: Board, capsys: pytest.CaptureFixture[str]) -> None:
+    async def main() -> None:
+        async with serving(f"serial://{board.path}", capsys) as (told, _):
+            await told.until("# listening on")
+            with pytest.raises(serial.SerialException, match="lock port"):
+                serial.Serial(str(board.path), exclusive=True)
+            # Root may do everything, so that what keeps others out is asked of the kernel.
+            assert any(fcntl.ioctl(board.slave, TIOCGEXCL, bytes(4)))
+        assert not any(fcntl.ioctl(board.slave, TIOCGEXCL, bytes(4)))
+
+    asyncio.run(main())
+
+
 def test_troubles_name_the_remedy() -> None:
-    assert "dialout" in _trouble(PermissionError(errno.EACCES, "no"))
-    assert "strange" in _trouble(serial.SerialException("strange"))
+    assert _trouble("/dev/nothing", PermissionError(errno.EACCES, "no")).startswith("no permission")
+    assert "strange" in _trouble("/dev/nothing", serial.SerialException("strange"))
 
 
 def test_a_device_that_reads_nothing_is_given_up_and_served_again(
@@ -286,7 +271,7 @@ def test_stopping_does_not_wait_for_a_device_that_reads_nothing(
         async with serving(f"serial://{board.path}", capsys, service) as (told, _):
             await told.until("# listening on")
             board.say("go\n")
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 while not service.asked:
                     await asyncio.sleep(0.001)
 
@@ -324,7 +309,7 @@ def test_loop_does_not_talk_with_itself(
             await told.until("# listening on")
             for number in range(1, 4):
                 ports[-1].write(f"question {number}\n".encode())
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(20):
                     while len(service.answers) < number or not service.answers[-1].ended:
                         await asyncio.sleep(0.001)
                     # The answer has to pass the loop before the next question does.
@@ -410,3 +395,153 @@ def test_rfc2217(board: Board, capsys: pytest.CaptureFixture[str]) -> None:
 
     asyncio.run(main())
     server.serving.join()
+
+
+@pytest.mark.parametrize(
+    ("junk", "about"),
+    [
+        (b"\r\nDebian GNU/Linux 12 pi ttyAMA0\r\n\r\npi login: ", "offers a login (getty)"),
+        (b"AT\rATE0\rAT+GCAP\r", "ModemManager"),
+        (b"[    0.000000] Booting Linux on physical CPU 0x0\r\n", "kernel messages"),
+    ],
+    ids=["getty", "modem manager", "kernel"],
+)
+def test_strays_are_no_questions_and_told_once(
+    junk: bytes, about: str, board: Board, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def main() -> None:
+        async with serving(f"serial://{board.path}", capsys) as (told, service):
+            await told.until("# listening on")
+            os.write(board.master, junk * 2)
+            assert about in await told.until("\n")
+            os.write(board.master, b"\nhello\n")
+            assert await board.until("\n") == "hello\n"
+            os.write(board.master, junk)
+            board.say("\nagain\n")
+            assert await board.until("\n") == "again\n"
+            assert [text for _, text in service.asked] == ["hello", "again"]
+        assert capsys.readouterr().err == ""
+
+    asyncio.run(main())
+
+
+def test_what_a_boot_loader_says_is_ignored_quietly(
+    board: Board, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def main() -> None:
+        async with serving(f"serial://{board.path}", capsys) as (told, service):
+            await told.until("# listening on")
+            os.write(board.master, b"\xfe\0\x80r\0l\x9c\nets Jan  8 2013,rst cause:2\r\n")
+            board.say("hello\n")
+            assert await board.until("\n") == "hello\n"
+            assert [text for _, text in service.asked] == ["hello"]
+        assert capsys.readouterr().err == ""
+
+    asyncio.run(main())
+
+
+def test_a_break_is_no_zero_byte(board: Board, capsys: pytest.CaptureFixture[str]) -> None:
+    async def main() -> None:
+        async with serving(f"serial://{board.path}", capsys) as (told, _):
+            await told.until("# listening on")
+            assert termios.tcgetattr(board.slave)[0] & termios.IGNBRK
+
+    asyncio.run(main())
+
+
+def test_a_device_is_found_under_another_number(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "root")
+    device = Device("/dev/ttyACM0", machine.root)
+    assert device.path() == "/dev/ttyACM0"  # not there yet
+    machine.usb("ttyACM0")
+    device.remember(device.path())
+    machine.unplug("ttyACM0")
+    assert device.path() == "/dev/ttyACM0"
+    machine.usb("ttyACM1")
+    assert device.path() == "/dev/ttyACM1"
+    device.remember("/dev/ttyACM1")
+    machine.usb("ttyACM0", serial="other", place="1-2")
+    assert device.path() == "/dev/ttyACM1"
+
+
+def test_another_device_under_the_name_is_not_ours_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Machine(tmp_path / "root")
+    machine.usb("ttyACM0")
+    device = Device("/dev/ttyACM0", machine.root)
+    device.remember(device.path())
+    machine.unplug("ttyACM0")
+    machine.usb("ttyACM0", serial="other", place="1-2")
+    with pytest.raises(FileNotFoundError):
+        device.path()
+    monkeypatch.setattr(serial_channel, "REPLACED", 0)
+    assert device.path() == "/dev/ttyACM0"
+
+
+def test_a_name_that_stays_is_not_followed(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "root")
+    machine.usb("ttyACM0")
+    link = tmp_path / "link"
+    link.symlink_to(machine.root / "dev/ttyACM0")
+    device = Device(str(link), machine.root)
+    device.remember(str(link))
+    machine.unplug("ttyACM0")
+    machine.usb("ttyACM1")
+    assert device.path() == str(link)
+
+
+def test_many_lines_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    boards = [Board(tmp_path / f"ttyACM{number}") for number in range(8)]
+
+    async def main() -> None:
+        service = ScriptedService()
+        async with contextlib.AsyncExitStack() as stack:
+            for board in boards:
+                board.plug()
+                url = f"serial://{board.path}"
+                told, _ = await stack.enter_async_context(serving(url, capsys, service))
+                await told.until("# listening on")
+            for number, board in enumerate(boards):
+                board.say(f"I am number {number}\n")
+            for number, board in enumerate(boards):
+                assert await board.until("\n") == f"I am number {number}\n"
+
+    asyncio.run(main())
+    for board in boards:
+        board.unplug()
+
+
+def test_a_device_that_talked_in_frames_is_asked_to_say_hello(
+    board: Board, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def came() -> bytes:
+        async with asyncio.timeout(20):
+            while True:
+                await asyncio.sleep(0.02)
+                with contextlib.suppress(BlockingIOError):
+                    return os.read(board.master, 1 << 16)
+
+    async def main() -> None:
+        async with serving(f"serial://{board.path}", capsys) as (told, service):
+            for hello in (frame(Hello(1, b"", "test", 244, 1000, b"")), b"", b""):
+                await told.until("# listening on")
+                if hello:
+                    os.write(board.master, hello)
+                assert (await came() == say_hello()) is not bool(hello)
+                board.unplug()
+                await told.until("unplugged")
+                board.plug()
+            await told.until("# listening on")
+            assert await came() == say_hello()
+            board.say("hello\n")  # another device
+            assert await board.until("\n") == "hello\n"
+            board.unplug()
+            await told.until("unplugged")
+            board.plug()
+            await told.until("# listening on")
+            board.say("hello\n")
+            assert await board.until("\n") == "hello\n"
+            assert len(service.entered) == 1
+
+    asyncio.run(main())

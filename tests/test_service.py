@@ -23,6 +23,7 @@ from edgellm.sampling import Sampling
 from edgellm.scheduler import Scheduler
 from edgellm.service import Conversations, continued
 from edgellm.session import Message
+from edgellm.tools.tool import Tool
 
 GREEDY = Sampling(temperature=0)
 BROKEN = "\x01"
@@ -266,6 +267,21 @@ def test_a_user_cannot_write_control_tokens(parts: list[str]) -> None:
     assert [token for token in prompts[0] if token >= 256] == [BOS, TURN, EOS, TURN]
 
 
+def test_what_a_session_without_tools_says_does_not_depend_on_those_with() -> None:
+    """Else an answer that was interrupted might go on in other words."""
+    said: list[str] = []
+
+    async def test(service: Conversations) -> None:
+        for _ in range(2):
+            service.close("a")
+            text, done = await collect(service.ask("a", "[[call]] [[result]]"))
+            said.append(f"{text} {done.prompt_tokens}")
+            service.declare("b", [Tool("fan")])
+
+    serve(test)
+    assert said[0] == said[1]
+
+
 def test_the_first_token_is_there_once() -> None:
     async def test(service: Conversations) -> None:
         _, done = await collect(service.ask("a", "x"))
@@ -389,8 +405,8 @@ def test_an_answer_that_rolls_keeps_the_system_message() -> None:
         text, done = await collect(answer)
         assert (len(text), done.reason) == (200, "length")
         begin = ToyTokenizer().encode("<turn>sBe brief.<eos><turn>u", True, True)
-        assert answer.generation.tokens[: len(begin)] == begin
-        assert answer.generation.rolls > 2
+        assert answer.answer.generation.tokens[: len(begin)] == begin
+        assert answer.answer.generation.rolls > 2
 
     serve(test, executor, system="Be brief.", max_tokens=200, roll=True)
 
@@ -400,6 +416,6 @@ def test_how_much_stays_can_be_told(keep: int, kept: int) -> None:
     async def test(service: Conversations) -> None:
         answer = service.ask("a", "hello there")
         await collect(answer)
-        assert (answer.generation.keep, answer.generation.rolls > 0) == (kept, True)
+        assert (answer.answer.generation.keep, answer.answer.generation.rolls > 0) == (kept, True)
 
     serve(test, ToyExecutor(context=64), max_tokens=100, roll=True, keep=keep)

@@ -68,6 +68,19 @@ def test_a_stop_string_may_be_a_control_token() -> None:
     assert stream.stopped
 
 
+def test_which_stop_string_it_was_is_told() -> None:
+    letters = Letters([b"a", b"b", b"c"], eog=frozenset({3}), end=3, mark=4)
+    stops = ["bc", "b", "<mark>"]
+    for tokens, stop in (([0, 1, 2], "b"), ([0, 4], "<mark>"), ([0, 3], None), ([1, 4], "b")):
+        stream = TextStream(letters, stops)
+        for token in tokens:
+            stream.push(token)
+        assert (stream.stopped, stream.stop) == (True, stop)
+    stream = TextStream(letters, stops)
+    stream.push(0)
+    assert (stream.stopped, stream.stop) == (False, None)
+
+
 def test_stop_strings_are_checked() -> None:
     for wrong in ("text", [""], [3]):
         with pytest.raises(UsageError, match="a list of non-empty texts"):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import gc
-from collections.abc import AsyncIterator
+import hashlib
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from edgellm import progress, runtime
+from edgellm import __version__, model_files, progress, runtime
 from edgellm.chat import Chat, for_model
 from edgellm.commands import options as shared
 from edgellm.runtime import Model
@@ -16,6 +19,9 @@ from edgellm.sampling import Sampler
 from edgellm.scheduler import Scheduler
 from edgellm.service import Conversations
 from edgellm.tokenizer import CONTROL, USER_DEFINED
+
+if TYPE_CHECKING:
+    from edgellm.history.session_store import SessionStore
 
 
 def load(options: argparse.Namespace, slots: int = 1) -> Model:
@@ -54,12 +60,14 @@ def load(options: argparse.Namespace, slots: int = 1) -> Model:
 
 
 @asynccontextmanager
-async def conversations(model: Model, options: argparse.Namespace) -> AsyncIterator[Conversations]:
+async def conversations(
+    model: Model, options: argparse.Namespace, store: SessionStore | None = None
+) -> AsyncIterator[Conversations]:
     """The service that channels talk to, while the block runs; closes the model afterwards."""
     chat = for_model(model.file, **shared.chat_template(options))
     converses = chat.converses and not options.no_conversation
     async with Scheduler(model.executor, model.tokenizer) as scheduler:
-        yield Conversations(
+        service = Conversations(
             scheduler,
             model.tokenizer,
             chat.render if converses else None,
@@ -70,8 +78,36 @@ async def conversations(model: Model, options: argparse.Namespace) -> AsyncItera
             roll=options.context_shift,
             keep=options.keep,
             control=control_texts(model, chat),
+            template=chat.template if converses else None,
             about={"model": model.file.provenance.name or Path(model.file.path).stem},
+            store=store,
+            fingerprint=str if store is None else fingerprint(model, options),
         )
+        try:
+            yield service
+        finally:
+            service.end()
+
+
+def fingerprint(model: Model, options: argparse.Namespace) -> Callable[[], str]:
+    """Tells apart what may answer the same question in other words, also by its template's date."""
+    chat = for_model(model.file, **shared.chat_template(options))
+    decisive = (
+        __version__,
+        model_files.likeness(Path(model.file.path)),
+        model.executor.context,
+        replace(shared.sampling(options, model.file.sampling), seed=None),
+        shared.chat_template(options),
+        *(options.exact, options.device, options.kv, options.predict, options.reverse_prompt),
+        *(options.system_prompt, options.context_shift, options.keep, options.no_conversation),
+    )
+    dated = chat.template is not None and "strftime_now" in chat.template
+
+    def now() -> str:
+        dates = chat.render([{"role": "user", "content": "U"}]) if dated else ""
+        return hashlib.sha256(repr((decisive, dates)).encode()).hexdigest()[:16]
+
+    return now
 
 
 def control_texts(model: Model, chat: Chat) -> list[str]:

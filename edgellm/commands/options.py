@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from edgellm import folders
 from edgellm.errors import UsageError
 from edgellm.sampling import Sampling
 
@@ -100,6 +103,17 @@ def whole(text: str, least: int) -> int:
         number = least - 1
     if number < least:
         raise argparse.ArgumentTypeError(f"{text!r}; give a whole number from {least} on")
+    return number
+
+
+def days(text: str) -> float:
+    """An argument type: a time in days, more than 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r}; give a number of days, more than 0")
     return number
 
 
@@ -245,6 +259,40 @@ def add_conversation(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="no chat format: the model goes on with the text as it is",
     )
+
+
+def add_history(parser: argparse.ArgumentParser) -> None:
+    """Where devices' sessions outlive the process."""
+    group = parser.add_argument_group("history")
+    group.add_argument(
+        "--history",
+        metavar="DIR|off",
+        help="keep devices' sessions in this folder, so that they outlive a restart (default: one "
+        "of the model's name below sessions/ in the folder of edgellm's state); off: write nothing",
+    )
+    group.add_argument(
+        "--history-days",
+        type=days,
+        default=30.0,
+        metavar="N",
+        help="days after its last question that a session is kept (default: 30)",
+    )
+
+
+def history_folder(options: argparse.Namespace) -> Path | None:
+    """Where sessions are kept; None if they aren't. Raises UsageError where there is no home.
+
+    Each model has a folder of its own, so that one user's services for two models don't meet.
+    """
+    if options.history == "off":
+        return None
+    if options.history:
+        return Path(options.history)
+    name = os.path.basename(os.path.abspath(model_file(options)))
+    try:
+        return folders.state() / "sessions" / name
+    except UsageError as error:
+        raise UsageError(f"{error}, or give --history a folder, or off") from error
 
 
 def chat_template(options: argparse.Namespace) -> dict[str, str]:

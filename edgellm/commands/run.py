@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from edgellm.channel import Done, Text
 from edgellm.commands import host
 from edgellm.commands import options as shared
-from edgellm.errors import UsageError
+from edgellm.errors import ContextError, UsageError
 from edgellm.runtime import Model
 from edgellm.terminal import write
+from edgellm.tools import grammar
 
 EPILOG = """\
 examples:
   edgellm run -p "turn on the lamp"
   edgellm run -m model.gguf -n 100 --temp 0 -p "What is a heat pump?"
   git diff | edgellm run -m model.gguf -sys "Write a commit message for this change."
+  edgellm run -j '{"type": "object", "properties": {"lamp": {"type": "boolean"}}}' -p "lamp on!"
   edgellm run -m stories.gguf -no-cnv --temp 0 -c 256 -p "Once upon a time"
 
 A model with a chat format answers the prompt; one without goes on writing it, and the prompt is
@@ -41,6 +45,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "-e", "--escape", action="store_true", help=r"\n, \t, \" and \\ in the prompt mean those"
     )
     parser.add_argument(
+        "-j",
+        "--json-schema",
+        metavar="SCHEMA|FILE",
+        help="answer with JSON that is valid by a JSON Schema, given as such or in a file",
+    )
+    parser.add_argument(
         "--no-display-prompt", action="store_true", help="don't print the prompt of raw text"
     )
     parser.add_argument("-v", "--verbose", action="store_true", help="tell the speed afterwards")
@@ -49,17 +59,19 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace) -> int:
-    text = prompt(options)
+    text, wanted = prompt(options), schema(options.json_schema)
     model = host.load(options)
-    asyncio.run(answer(model, options, text))
+    asyncio.run(answer(model, options, text, wanted))
     return 0
 
 
-async def answer(model: Model, options: argparse.Namespace, text: str) -> None:
+async def answer(
+    model: Model, options: argparse.Namespace, text: str, wanted: Mapping[str, object] | None
+) -> None:
     """Print the answer to `text` as it comes."""
     async with host.conversations(model, options) as service:
         hidden = text if options.no_display_prompt else ""
-        async for event in service.ask("run", text):
+        async for event in service.ask("run", text, schema=wanted):
             match event:
                 case Text(piece):
                     write(piece.removeprefix(hidden))
@@ -68,6 +80,32 @@ async def answer(model: Model, options: argparse.Namespace, text: str) -> None:
                     write("\n")
                     if options.verbose:
                         print(speed(event), file=sys.stderr)
+                    if wanted is not None and event.reason != "stop":
+                        raise ContextError(
+                            f"the JSON isn't complete: the answer was cut after {event.tokens} "
+                            "tokens; allow more with -n or a longer context with -c, or bound the "
+                            "schema's texts and arrays"
+                        )
+
+
+def schema(given: str | None) -> dict[str, object] | None:
+    """A JSON Schema, or the one in a file of that name. Raises UsageError where it can't be used,
+    before a model is loaded for it."""
+    if given is None:
+        return None
+    if not given:
+        raise UsageError("--json-schema is empty; give a JSON Schema, or a file that holds one")
+    text = given if given.lstrip().startswith("{") else shared.read_text(Path(given))
+    try:
+        found = json.loads(text)
+    except RecursionError as error:
+        raise UsageError("--json-schema: nested too deep") from error
+    except ValueError as error:
+        raise UsageError(f"--json-schema: not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise UsageError("--json-schema: a JSON Schema is an object, {…}")
+    grammar.rules_of_schema(found)
+    return found
 
 
 def prompt(options: argparse.Namespace) -> str:

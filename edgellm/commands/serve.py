@@ -13,6 +13,7 @@ from edgellm.channel import Channel, Service
 from edgellm.commands import host
 from edgellm.commands import options as shared
 from edgellm.errors import EdgeError, PluginError, UsageError
+from edgellm.history.session_store import Limits, SessionStore
 from edgellm.runtime import Model
 
 EPILOG = """\
@@ -21,7 +22,8 @@ examples:
   edgellm serve model.gguf --channel serial:///dev/ttyACM0?baud=115200 --channel unix:///tmp/llm
   edgellm serve model.gguf -np 8 -c 1024 --channel tcp://[::1]:7070 --channel console:
 
-A question is a line, the answer streams back and ends with a newline. Ctrl-C or SIGTERM ends.
+A question is a line, the answer streams back and ends with a newline. Devices that speak the
+framed link have sessions that outlive the line and the process. Ctrl-C or SIGTERM ends.
 """
 
 
@@ -40,15 +42,28 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="conversations that are kept in memory and answered at once (default: 4)",
     )
+    shared.add_history(parser)
     shared.add_conversation(parser)
     shared.add_sampling(parser)
 
 
 def main(options: argparse.Namespace) -> int:
     channels = [channel(url) for url in options.channel]
+    store = history(options)  # before the long work
     model = host.load(options, slots=options.parallel)
-    asyncio.run(serve(model, options, channels))
+    asyncio.run(serve(model, options, channels, store))
     return 0
+
+
+def history(options: argparse.Namespace) -> SessionStore | None:
+    """Where devices' sessions are kept, locked; None if they aren't. Raises UsageError if another
+    service has the folder."""
+    folder = shared.history_folder(options)
+    if folder is None:
+        return None
+    store = SessionStore(folder, Limits(days=options.history_days))
+    store.lock()
+    return store
 
 
 def channel(url: str) -> Channel:
@@ -60,9 +75,17 @@ def channel(url: str) -> Channel:
     return found
 
 
-async def serve(model: Model, options: argparse.Namespace, channels: Sequence[Channel]) -> None:
+async def serve(
+    model: Model,
+    options: argparse.Namespace,
+    channels: Sequence[Channel],
+    store: SessionStore | None = None,
+) -> None:
     """Serve all channels until each has ended, one has failed, or a signal comes."""
-    async with host.conversations(model, options) as service:
+    async with contextlib.AsyncExitStack() as stack:
+        if store is not None:
+            await stack.enter_async_context(store)
+        service = await stack.enter_async_context(host.conversations(model, options, store))
         work = asyncio.create_task(serve_all(channels, service))
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, work.cancel)

@@ -16,8 +16,8 @@ To the peer:
 Status and error lines never split a line of an answer: they wait for its next line break or its
 end. After `/dot on` an answer is followed by a line with a single dot, and a line of the answer
 that begins with a dot gets a second one in front (as in RFC 5321, section 4.5.2), so that a sketch
-knows the end. A zero byte never occurs in either direction: it belongs to frames, which aren't
-spoken here; the line that holds it is refused.
+knows the end. A zero byte is never sent; one that comes in begins a frame where frames are spoken
+(`edgellm.connection` sees to that), and is dropped like other noise where they aren't.
 """
 
 from __future__ import annotations
@@ -77,6 +77,7 @@ COMMANDS = {
     "status": Usage("", "", "model, sessions, queue and speed"),
     "dot": Usage("on|off", "on|off", "end each answer with a line that holds a single dot"),
     "rate": Usage("N", "[0-9]{1,6}", "send at most N characters a second; 0: no limit"),
+    "auth": Usage("TOKEN", ".+", "say the secret, where one is asked for"),
     "help": Usage("", "", "this list"),
 }
 
@@ -143,7 +144,7 @@ class Lines:
     def receive(self, data: bytes) -> list[Event]:
         """Take what the peer sent, cut anywhere. Garbage becomes Rejected, never an exception."""
         events: list[Event] = []
-        for piece in re.split(rb"([\r\n\0])", data):
+        for piece in re.split(rb"([\r\n])", data):
             if not piece:
                 continue
             after_return, self._after_return = self._after_return, piece == b"\r"
@@ -153,10 +154,10 @@ class Lines:
                 events += self._end_line()
             elif self._skipping:
                 continue
-            elif piece == b"\0":
-                events.append(self._refuse("zero byte: only lines of text are understood"))
             elif len(self._line) + len(piece) > self._limit:
-                events.append(self._refuse(f"line longer than {self._limit} bytes"))
+                self._line.clear()
+                self._skipping = True
+                events.append(Rejected(f"line longer than {self._limit} bytes"))
             else:
                 self._line += piece
         return events
@@ -165,10 +166,10 @@ class Lines:
         """The peer has ended its side: what it left without a line ending counts as a line."""
         return self._end_line() if self._line or self._skipping else []
 
-    def _refuse(self, reason: str) -> Rejected:
+    def drop(self) -> None:
+        """Forget the line that has begun: what follows is none of it."""
         self._line.clear()
-        self._skipping = True
-        return Rejected(reason)
+        self._skipping = self._after_return = False
 
     def _end_line(self) -> list[Event]:
         line, self._line, skipped = self._line, bytearray(), self._skipping

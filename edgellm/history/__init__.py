@@ -1,0 +1,1 @@
+"""What sessions leave on the disk, and how they come back from there."""

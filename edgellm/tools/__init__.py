@@ -1,0 +1,1 @@
+"""Functions that devices declare: their schemas, and grammars that hold calls to them."""

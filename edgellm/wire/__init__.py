@@ -1,0 +1,1 @@
+"""Lines and sockets: how they are named, opened, watched and protected."""
