@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import re
 import secrets
@@ -18,20 +19,18 @@ from edgellm.history.kept_answer import KeptAnswer
 from edgellm.history.records import Asked, Declared, Failed, Forgotten
 from edgellm.history.session_registry import SessionRegistry
 from edgellm.history.turn_log import TurnLog
-from edgellm.prompt import continued
 from edgellm.sampling import Sampling
 from edgellm.scheduler import Scheduler
 from edgellm.session import Message, Session, common_prefix
 from edgellm.tokenizer import prompt_ids
 from edgellm.tools import call_form
-from edgellm.tools.call_form import Render
 from edgellm.tools.grammar import Grammar, Grammars
-from edgellm.tools.tool import Tool, check_all
 from edgellm.turn import MAX_CALLS, Calls, Turn
 
 if TYPE_CHECKING:
     from edgellm.history.session_store import SessionStore
     from edgellm.tokenizer import Tokenizer
+    from edgellm.tools.tool import Tool
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +65,7 @@ class Conversations:
         self,
         scheduler: Scheduler,
         tokenizer: Tokenizer,
-        render: Render | None,
+        render: call_form.Render | None,
         *,
         sampling: Sampling | None = None,
         max_tokens: int = -1,
@@ -97,9 +96,10 @@ class Conversations:
         self._first: list[Message] = [Message(role="system", content=system)] if system else []
         self._roll = roll
         self._keep = keep
-        self._form = call_form.OWN if render is None else call_form.choose(render, template)
         # Also for those who have no tools: a prompt doesn't depend on what others declare.
-        self._control = _any_of({*filter(None, control), *self._form.marks})
+        self._control = _any_of({*filter(None, control), *call_form.MARKS})
+        if render is not None:
+            self._form = functools.cache(lambda: call_form.choose(render, template))
         self._grammars = Grammars(tokenizer)
         self._about = dict(about or {})
         self._sessions: dict[str, Session] = {}
@@ -214,7 +214,7 @@ class Conversations:
         known = self._registry.history(conversation.name)
         conversation.number = known.number
         try:
-            conversation.tools = tuple(map(Tool.check, known.tools))
+            conversation.tools = tuple(map(_tool, known.tools))
             conversation.grammars = self._call_grammars(conversation.tools)
         except UsageError as error:  # with this model, they can't be used
             log.info("%s: %s", conversation.name, error)
@@ -326,8 +326,10 @@ class Conversations:
             return {}
         if self._render is None:
             raise UsageError("this model only goes on with text; it can't call tools")
+        from edgellm.tools.tool import check_all
+
         check_all(declared)
-        sources = self._form.grammars(declared)
+        sources = self._form().grammars(declared)
         return {mark: self._grammars.compile(rules) for mark, rules in sources.items()}
 
     def _calls(self, conversation: Session, past: records.Turn | None) -> Calls | None:
@@ -335,7 +337,7 @@ class Conversations:
         that it was asked with, and the results that there were."""
         declared, grammars, results = conversation.tools, conversation.grammars, {}
         if past is not None:
-            declared = tuple(map(Tool.check, past.tools))
+            declared = tuple(map(_tool, past.tools))
             grammars = self._call_grammars(declared)
             results = {call.number: (call.ok, call.value) for call in past.calls}
         if not declared:
@@ -351,7 +353,7 @@ class Conversations:
 
         return Calls(
             {tool.name: tool for tool in declared},
-            self._form,
+            self._form(),
             grammars,
             self._grammars.spell,
             prompt_with,
@@ -376,13 +378,21 @@ class Conversations:
 
     def _tokens(self, messages: Sequence[Message], declared: Sequence[Tool] = ()) -> list[int]:
         if self._render is None:
-            text = continued(messages)
+            text = prompt.continued(messages)
         else:
-            text = self._form.prompt(self._render, messages, declared, self._harmless)
+            calling = declared or any("call" in message for message in messages)
+            form = self._form() if calling else call_form.OWN
+            text = form.prompt(self._render, messages, declared, self._harmless)
         return prompt_ids(self._tokenizer, text, parse_special=self._render is not None)
 
     def _harmless(self, text: str) -> str:
         return self._control.sub(lambda match: match[0][0] + INVISIBLE + match[0][1:], text)
+
+
+def _tool(declared: object) -> Tool:
+    from edgellm.tools.tool import Tool  # most conversations have none
+
+    return Tool.check(declared)
 
 
 def _any_of(texts: Collection[str]) -> re.Pattern[str]:

@@ -320,7 +320,7 @@ class Household:
                 sampling=self.SAMPLING,
                 max_tokens=40,
             )
-            service._grammars, service._form = self.grammars, self.FORM
+            service._grammars, service._form = self.grammars, lambda: self.FORM
             yield service
 
 

@@ -19,9 +19,10 @@ from edgellm.answer import Answer
 from edgellm.channel import Done, Priority, Text
 from edgellm.errors import BackendError, BusyError, ContextError
 from edgellm.generation import SingleSlot, generate
+from edgellm.prompt import continued
 from edgellm.sampling import Sampling
 from edgellm.scheduler import Scheduler
-from edgellm.service import Conversations, continued
+from edgellm.service import Conversations
 from edgellm.session import Message
 from edgellm.tools.tool import Tool
 

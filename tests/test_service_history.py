@@ -247,6 +247,7 @@ def test_another_question_may_follow_an_interrupted_one(machine: Machine) -> Non
 
 def test_an_interrupted_answer_goes_on_where_the_queue_is_full(machine: Machine) -> None:
     async def interrupted(service: Conversations, session: str) -> None:
+        machine.executor.gate = threading.Event()
         assert await service.ask(session, "hello", number=1).saved()
 
     async def again(service: Conversations, session: str) -> None:
@@ -263,6 +264,7 @@ def test_an_interrupted_answer_goes_on_where_the_queue_is_full(machine: Machine)
 
 def test_a_question_whose_record_was_torn_is_asked_again(machine: Machine) -> None:
     async def interrupted(service: Conversations, session: str) -> None:
+        machine.executor.gate = threading.Event()
         assert await service.ask(session, "hello", number=1).saved()
 
     async def again(service: Conversations, session: str) -> None:

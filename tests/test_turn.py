@@ -590,7 +590,8 @@ def test_no_call_of_a_real_model_with_random_weights_is_malformed(
         async with Scheduler(model.executor, model.tokenizer) as scheduler:
             sampling = Sampling(temperature=1.2, seed=2, logit_bias={mark: 3.0}, top_k=0, top_p=1)
             service = Conversations(scheduler, model.tokenizer, chat, sampling=sampling)
-            service._form = replace(OWN, mark="~")  # which it writes now and then
+            form = replace(OWN, mark="~")  # which it writes now and then
+            service._form = lambda: form
             await asyncio.gather(*(visit(service, session) for session in tools))
 
     asyncio.run(main())

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgellm.errors import BackendError, TemplateError
 from edgellm.session import Message
-from edgellm.tools import schema_rules
-from edgellm.tools.tool import Tool
+
+if TYPE_CHECKING:
+    from edgellm.tools.tool import Tool
 
 Render = Callable[..., str]
 """Messages to the text of a prompt that the model is to answer: a template or a named format. Where
@@ -126,10 +127,14 @@ OWN = CallForm("[[call]]", " ", " ", "", own=True)
 HERMES = CallForm("<tool_call>", '\n{"name": "', '", "arguments": ', "}")
 LLAMA = CallForm('{"name": "', "", '", "parameters": ', "}", named=True)
 MISTRAL = CallForm("[TOOL_CALLS]", '[{"name": "', '", "arguments": ', "}")
+MARKS = frozenset(mark for form in (OWN, HERMES, LLAMA, MISTRAL) for mark in form.marks)
+"""What nobody but a model may write, whatever form it was taught."""
 
 
 def choose(render: Render, template: str | None) -> CallForm:
     """The form that a model was taught, by its template's text; else ours."""
+    from edgellm.tools.tool import Tool  # most conversations have none
+
     question = Message(role="user", content="U")
     if template is not None and _shows(render, question, tools=[_declared(Tool(_PROBE))]):
         if "[TOOL_CALLS]" in template and "[ARGS]" not in template:
@@ -202,6 +207,8 @@ def _instructions(lines: Sequence[str], form: CallForm) -> str:
 
 def _rules(tools: Sequence[Tool], before: str | None, between: str, after: str) -> str:
     """Lark rules of what follows a mark; without `before` the name is written already."""
+    from edgellm.tools import schema_rules
+
     rules = schema_rules.Rules()
     calls = []
     for tool in tools:

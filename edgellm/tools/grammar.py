@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -264,6 +263,8 @@ def _spelled(schema: Mapping[str, object]) -> str:
 
 def _step(value: object) -> int:
     """How many remainders there are by a `multipleOf`, with its decimals counted."""
+    from decimal import Decimal, InvalidOperation
+
     try:
         number = Decimal(str(value))
         sign, digits, exponent = number.normalize().as_tuple()
