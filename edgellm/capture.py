@@ -2,9 +2,9 @@
 
 The Transformer is called on placeholders. Its heavy operations become calls of a backend's kernels
 (the files in `backends/cpu/kernels` say what each computes); what is left over tinygrad schedules
-and writes as C, one function a kernel, for one row. This is the only place besides the backends
-that uses tinygrad's internals: custom kernels, the schedule's calls, and its C renderer without a
-compiler.
+and writes as C or a kin of it, one function a kernel, for one row. This is the only place besides
+the backends that uses tinygrad's internals: custom kernels, the schedule's calls, and its renderers
+without a compiler.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from tinygrad import Tensor, UOp, dtypes
 from tinygrad.codegen import to_program
 from tinygrad.device import Buffer as TinyBuffer
 from tinygrad.device import Compiler
-from tinygrad.helpers import Target
+from tinygrad.helpers import Context, Target
+from tinygrad.renderer import Renderer as TinyRenderer
 from tinygrad.renderer.cstyle import ClangRenderer, CStyleLanguage
 from tinygrad.uop.ops import KernelInfo, Ops
 
@@ -39,10 +40,21 @@ class Weight:
     """How its matrix is packed; None: plain float32."""
 
 
-def capture(config: Config, weights: Mapping[str, Weight]) -> StepGraph:
-    """The graph of one step of the model with these weights."""
-    recorder = Recorder()
-    transformer = RowTransformer(config, weights, recorder)
+def capture(
+    config: Config,
+    weights: Mapping[str, Weight],
+    *,
+    codes: bool = True,
+    renderer: TinyRenderer | None = None,
+) -> StepGraph:
+    """The graph of one step of the model with these weights.
+
+    With `codes` products with integer formats read rows that are quantised to int8; without, all
+    read floats. `renderer` writes the row functions, by default in C. One that knows work items has
+    to spread them over one dimension, without groups; a call's only number is how many there are.
+    """
+    recorder = Recorder(renderer or Renderer())
+    transformer = RowTransformer(config, weights, recorder, codes)
     hidden = transformer.embed(Tensor.empty(1, 1, dtype=dtypes.int32))
     for index, (block, layer) in enumerate(zip(transformer.blocks, config.layers, strict=True)):
         state = recorder.place("state", str(index))
@@ -118,10 +130,10 @@ class _Kernel:
 class Recorder:
     """Numbers the buffers and turns tinygrad's schedule into calls."""
 
-    def __init__(self) -> None:
+    def __init__(self, renderer: TinyRenderer) -> None:
         self.buffers: list[Buffer] = []
         self.functions: dict[str, RowFunction] = {}  # by source
-        self._renderer = Renderer()
+        self._renderer = renderer
         self._kernels: dict[str, _Kernel] = {}
         self._index: dict[int, int] = {}  # by the identity of tinygrad's buffers
         self._kept: list[Tensor | UOp] = []  # whose identities must stay unique
@@ -173,16 +185,20 @@ class Recorder:
             return Call(kernel.name, arguments, kernel.numbers, kernel.reals)
         if program.op is not Ops.SINK:
             raise NotImplementedError(f"a {program.op} in the step")
-        lowered = to_program(program, self._renderer)
+        # Where there are work items, each is to compute one number.
+        with Context(NOOPT=int(self._renderer.has_local)):  # type: ignore[no-untyped-call]
+            lowered = to_program(program, self._renderer)
         source, info = lowered.src[2].arg, lowered.arg
-        if info.vars or info.global_size != (1, 1, 1):
+        items, *others = info.global_size
+        if info.vars or set((*others, *info.local_size)) != {1}:
             raise NotImplementedError(f"{info.function_name} isn't a function of one row")
         if source not in self.functions:
             name = f"row_{len(self.functions)}"
             text = source.replace(f"void {info.function_name}(", f"void {name}(")
             self.functions[source] = RowFunction(name, text, len(info.globals))
         order = info.globals or range(len(given))
-        return Call(self.functions[source].name, tuple(given[index] for index in order))
+        numbers = (int(items),) if items > 1 else ()
+        return Call(self.functions[source].name, tuple(given[index] for index in order), numbers)
 
     def _argument(self, uop: UOp) -> Argument:
         view = uop.buffer
@@ -211,8 +227,10 @@ class RowTransformer(Transformer):
     meaningful shape here; a state's `rows` is one placeholder for all that a layer remembers.
     """
 
-    def __init__(self, config: Config, weights: Mapping[str, Weight], recorder: Recorder) -> None:
-        self.recorder = recorder
+    def __init__(
+        self, config: Config, weights: Mapping[str, Weight], recorder: Recorder, codes: bool
+    ) -> None:
+        self.recorder, self.with_codes = recorder, codes
         self._formats: dict[int, str | None] = {}
         placed: dict[str, Tensor] = {}
         for name, weight in weights.items():
@@ -246,7 +264,7 @@ class RowTransformer(Transformer):
         width = int(x.shape[-1])
         groups = int(x.numel()) // width
         kind, own = ("rms", "layer").index(self.config.norm), int(weight.numel() > width)
-        codes = _codes(width) if groups == 1 and width % BLOCK == 0 else None
+        codes = self._codes(width) if groups == 1 else None
         made = self.recorder.kernel(
             "norm",
             [_like(x), codes, x, weight, block.get(f"{name}.bias")],
@@ -258,7 +276,7 @@ class RowTransformer(Transformer):
     def products(self, x: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
         width = int(x.shape[-1])
         formats = [self._format(weight) for weight in weights]
-        floats = [FORMATS[each] in FLOAT_FORMATS for each in formats]
+        floats = [not self.with_codes or FORMATS[each] in FLOAT_FORMATS for each in formats]
         buffers: list[Tensor | None] = [
             x if any(floats) else None,
             None if all(floats) else self._codes_of(x),
@@ -277,7 +295,7 @@ class RowTransformer(Transformer):
 
     def _gate(self, gate: Tensor, up: Tensor | None) -> Tensor:
         width = int(gate.shape[-1])
-        codes = _codes(width) if width % BLOCK == 0 else None
+        codes = self._codes(width)
         activation = ACTIVATIONS.index(self.config.activation)
         made = self.recorder.kernel(
             "gate", [_row(1, 1, width), codes, gate, up], (width, activation)
@@ -331,6 +349,10 @@ class RowTransformer(Transformer):
         if name is None:
             raise ValueError("a matrix of the step isn't packed")
         return FORMATS.index(name)
+
+    def _codes(self, width: int) -> Tensor | None:
+        """Room for a row in int8, where products read such and it can be quantised."""
+        return _codes(width) if self.with_codes and width % BLOCK == 0 else None
 
     def _with_codes(self, made: list[Tensor], codes: Tensor | None) -> Tensor:
         """The first buffer after a kernel; its codes, the second, are remembered for products."""

@@ -21,8 +21,8 @@ CHUNK = 32
 Progress = Callable[[str, int, int], None]
 """Called as `progress(what, done, total)` while loading or compiling."""
 
-KV = Literal["f16", "int8"]
-"""How keys and values are kept."""
+KV = Literal["f32", "f16", "int8"]
+"""How keys and values may be kept; each backend has some of them."""
 
 
 class Cancelled(Exception):
@@ -166,13 +166,15 @@ class Backend(Protocol):
         context: int,
         slots: int = 1,
         threads: int | None = None,
-        kv: KV = "f16",
+        kv: KV | None = None,
         progress: Progress | None = None,
     ) -> Executor:
         """Return what runs a bundle that this backend has built; it is used until the executor is
-        closed. By default there is a thread for each processor.
+        closed. By default there is a thread for each processor, and keys and values are kept as
+        the backend thinks best.
 
-        Raises FitError where weights and slots don't fit, before memory is taken for them.
+        Raises FitError where weights and slots don't fit, before memory is taken for them,
+        UsageError for a `kv` that the backend hasn't.
         """
 
     def reference(

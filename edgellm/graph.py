@@ -46,12 +46,15 @@ class Call:
     """A backend's kernel ("linear", …) or the name of a row function."""
     arguments: tuple[Argument | None, ...]
     numbers: tuple[int, ...] = ()
+    """What they are, the kernel says; a row function's may have how many work items it takes for a
+    row, each of which does its share; by default 1."""
     reals: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
 class RowFunction:
-    """C that tinygrad wrote for one row: `void name(T0* a0, T1* a1, …)`, one argument a buffer."""
+    """What tinygrad wrote for one row, in C or a kin of it: `void name(T0* a0, T1* a1, …)`, one
+    argument a buffer."""
 
     name: str
     source: str

@@ -131,7 +131,7 @@ def load(
     *,
     slots: int = 1,
     threads: int | None = None,
-    kv: KV = "f16",
+    kv: KV | None = None,
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> Model:
@@ -141,8 +141,8 @@ def load(
     `exact` builds none, but computes in float32 over exactly dequantised weights. `context` is the
     number of positions of each of `slots` sequences. By default it is what the model was trained
     for (of longrope models, before its stretching), within 512 and 4096, and grows with a longer
-    prompt. By default there is a thread for each processor; `kv` "int8" halves the memory of the
-    positions.
+    prompt. By default there is a thread for each processor. `kv` says how keys and values are kept
+    ("int8" halves the memory of "f16"); by default as the backend thinks best.
 
     Raises FormatError or UnsupportedError for a file that can't be run, TrustError for a bundle by
     somebody who isn't trusted, UsageError for a bad argument, BackendError if there is no such
@@ -208,7 +208,7 @@ def start(
     context: int | None = None,
     slots: int = 1,
     threads: int | None = None,
-    kv: KV = "f16",
+    kv: KV | None = None,
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> Model:
@@ -217,7 +217,7 @@ def start(
     for name, count in (("slots", slots), ("threads", 1 if threads is None else threads)):
         if not isinstance(count, int) or count < 1:
             raise UsageError(f"{count!r} {name}; give a whole number from 1 on")
-    if kv not in get_args(KV):
+    if kv not in (None, *get_args(KV)):
         raise UsageError(f"keys and values in {kv!r}; there are {', '.join(get_args(KV))}")
     positions = context_for(file, context)
     ready = file

@@ -105,8 +105,10 @@ def test_threads_and_keys_and_values_are_chosen(
     assert capsys.readouterr().out == "OK, the lamp is on.\n"
     with pytest.raises(UsageError, match="0 threads"):
         edgellm.load(built, threads=0)
-    with pytest.raises(UsageError, match="'f8'; there are f16, int8"):
+    with pytest.raises(UsageError, match="'f8'; there are f32, f16, int8"):
         edgellm.load(built, kv="f8")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="in f16 or int8, not in f32"):
+        edgellm.load(built, kv="f32")
 
 
 def test_info_tells_what_it_is(built: Path, capsys: pytest.CaptureFixture[str]) -> None:

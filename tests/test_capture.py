@@ -8,6 +8,7 @@ import sys
 import textwrap
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,7 +29,7 @@ def _device(cpu: object) -> None:
     """tinygrad set up for the CPU, as for other tests, before it is imported."""
 
 
-def captured(name: str, form: str = "F32", path: Path | None = None) -> StepGraph:
+def captured(name: str, form: str = "F32", path: Path | None = None, **options: Any) -> StepGraph:
     from edgellm.capture import Weight, capture
 
     folder = MODELS / name
@@ -38,7 +39,7 @@ def captured(name: str, form: str = "F32", path: Path | None = None) -> StepGrap
         if key not in layout.TABLES:
             matrix = len(tensor.shape) == 2 and "shortconv.conv" not in key and "norm" not in key
             weights[key] = Weight(tuple(tensor.shape), form if matrix else None)
-    return capture(opened.config, weights)
+    return capture(opened.config, weights, **options)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -124,6 +125,36 @@ def test_row_buffers_alive_together_never_overlap(name: str) -> None:
             together = lives[one][0] <= lives[other][-1] and lives[other][0] <= lives[one][-1]
             apart = start + size <= begin or begin + graph.buffers[other].nbytes <= start
             assert apart or not together
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_without_codes_all_products_read_floats(name: str) -> None:
+    graph = captured(name, "Q8_0", codes=False)
+    calls = (*graph.body, *graph.head)
+    assert "quantise" not in graph.kernels()
+    for call in calls:
+        if call.kernel == "linear":
+            assert call.arguments[0] is not None
+        if call.kernel in ("linear", "norm", "gate"):
+            assert call.arguments[1] is None
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_row_functions_spread_over_work_items(name: str) -> None:
+    from tinygrad.helpers import Target
+    from tinygrad.renderer.cstyle import OpenCLRenderer
+
+    class Renderer(OpenCLRenderer):
+        global_max = (1 << 30,)
+
+    graph = captured(name, renderer=Renderer(Target.parse("CL::")))
+    functions = {function.name for function in graph.functions}
+    for call in (*graph.body, *graph.head):
+        if call.kernel in functions:
+            output = call.arguments[0]
+            assert output is not None
+            (items,) = call.numbers
+            assert 4 * items <= graph.buffers[output.buffer].nbytes - output.offset
 
 
 def test_nothing_is_allocated_or_run() -> None:

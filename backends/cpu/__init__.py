@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from edgellm import memory
+from edgellm.errors import UsageError
 from edgellm.hookspecs import hookimpl
 
 from . import target as processors
@@ -65,10 +66,13 @@ class CPUBackend:
         context: int,
         slots: int = 1,
         threads: int | None = None,
-        kv: KV = "f16",
+        kv: KV | None = None,
         progress: Progress | None = None,
     ) -> Executor:
         from .executor import BundleExecutor
+
+        if kv == "f32":
+            raise UsageError("the cpu backend keeps keys and values in f16 or int8, not in f32")
 
         return BundleExecutor(
             bundle.config,
@@ -78,7 +82,7 @@ class CPUBackend:
             context=context,
             slots=slots,
             threads=threads,
-            kv=kv,
+            kv=kv or "f16",
             name=bundle.path,
             weight_bytes=sum(tensor.nbytes for tensor in bundle.tensors.values()),
             owner=bundle,

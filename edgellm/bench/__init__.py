@@ -90,8 +90,8 @@ class Row:
     device: str
     mode: str
     """"exact" or "fast"."""
-    kv: str
-    """Keys and values in "f16" or "int8"."""
+    kv: str | None
+    """How keys and values are kept; None: as the backend thinks best."""
     test: Test
     ours: Figures
     weight_bytes: int
@@ -184,7 +184,7 @@ def measure(
     repetitions: int = 5,
     context: int | None = None,
     exact: bool = False,
-    kv: KV = "f16",
+    kv: KV | None = None,
     device: str = "cpu",
     versus: str | None = None,
     peer_python: str = sys.executable,
@@ -250,7 +250,7 @@ def _row(sides: Sequence[_Side], repetitions: int) -> Row:
         file=str(task["model"]),
         device=str(task["device"]),
         mode="exact" if task["exact"] else "fast",
-        kv=str(task["kv"]),
+        kv=None if task["kv"] is None else str(task["kv"]),
         **{name: about[name] for name in ABOUT},
     )
     if len(sides) == 1:

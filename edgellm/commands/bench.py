@@ -42,9 +42,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-r", "--repetitions", type=shared.positive, default=5, metavar="N", help="of each test"
     )
-    parser.add_argument(
-        "--kv", choices=("f16", "int8"), default="f16", help="keys and values (default: f16)"
-    )
+    shared.add_kv(parser)
     parser.add_argument(
         "--vs", metavar="PEER", help="compare with a peer on the same file: llama.cpp"
     )
@@ -151,7 +149,7 @@ def table(rows: Iterable[bench.Row]) -> Iterator[str]:
 
 def _type(row: bench.Row) -> str:
     exact = ", exact" if row.mode == "exact" else ""
-    return row.type + exact + (", KV int8" if row.kv == "int8" else "")
+    return row.type + exact + (f", KV {row.kv}" if row.kv else "")
 
 
 def _speed(row: bench.Row, name: str, tokens: int) -> str:

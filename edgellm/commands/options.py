@@ -8,10 +8,11 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from edgellm import folders
 from edgellm.errors import UsageError
+from edgellm.executor import KV
 from edgellm.sampling import Sampling
 
 
@@ -50,11 +51,16 @@ def add_running(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-t", "--threads", type=positive, metavar="N", help="threads (default: one a core)"
     )
+    add_kv(parser)
+
+
+def add_kv(parser: argparse.ArgumentParser) -> None:
+    """How keys and values are kept."""
     parser.add_argument(
         "--kv",
-        choices=("f16", "int8"),
-        default="f16",
-        help="keep keys and values in 16 bits or in 8, which takes half the memory (default: f16)",
+        choices=get_args(KV),
+        help="keep keys and values in 32 bits, 16 or 8, as far as the device can: the fewer, the "
+        "less memory (default: the device's own, of the CPU f16)",
     )
 
 
