@@ -1,4 +1,4 @@
-"""safetensors files, and folders that hold a model's in several: read through a memory map.
+"""safetensors files, and folders that hold a model's in several: read by memory map, and written.
 
 Strict: the header's tensors must cover the rest of the file, one after the other, without a hole or
 an overlap. Names are the file's own.
@@ -6,10 +6,15 @@ an overlap. Names are the file's own.
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
-from edgellm import json_file, quant
+import numpy as np
+from numpy.typing import NDArray
+
+from edgellm import atomic_file, json_file, quant
 from edgellm.errors import FormatError, UnsupportedError
 from edgellm.tensor import MappedTensor, map_file
 
@@ -31,6 +36,11 @@ def read(path: str | Path) -> dict[str, MappedTensor]:
     Raises FormatError, UnsupportedError for types that aren't read, UsageError where the file can't
     be opened.
     """
+    return read_with_notes(path)[0]
+
+
+def read_with_notes(path: str | Path) -> tuple[dict[str, MappedTensor], dict[str, str]]:
+    """The tensors of one file, and the texts that its header has beside them. Raises as `read`."""
     path = Path(path)
     data = map_file(path, least=10)
     length = int.from_bytes(data[:8], "little")
@@ -41,7 +51,9 @@ def read(path: str | Path) -> dict[str, MappedTensor]:
     if raw[:1] != b"{":
         raise FormatError(path, "header", raw[:8], "it must begin with '{'")
     header = json_file.parse(raw, path)
-    header.pop("__metadata__", None)
+    notes = header.pop("__metadata__", None) or {}
+    if not isinstance(notes, dict) or not all(isinstance(text, str) for text in notes.values()):
+        raise FormatError(path, "__metadata__", notes, "it must be an object of strings")
     if len(header) > MAX_TENSORS:
         raise FormatError(path, "number of tensors", len(header), f"{MAX_TENSORS} is the limit")
     view = memoryview(data)[8 + length :]
@@ -58,7 +70,25 @@ def read(path: str | Path) -> dict[str, MappedTensor]:
     if covered != len(view):
         allowed = f"the tensors must fill the file's {len(view)} bytes of data"
         raise FormatError(path, "end of the last tensor", covered, allowed)
-    return {tensor.name: tensor for _, _, tensor in found}
+    return {tensor.name: tensor for _, _, tensor in found}, notes
+
+
+def write(
+    path: str | Path, tensors: Mapping[str, NDArray[np.float32]], notes: Mapping[str, str]
+) -> None:
+    """Write a file of float32 tensors, with `notes` in its header; it appears under its name only
+    when it is complete. Raises OSError."""
+    header: dict[str, object] = {"__metadata__": dict(notes)}
+    end = 0
+    for name, values in tensors.items():
+        begin, end = end, end + 4 * values.size
+        header[name] = {"dtype": "F32", "shape": values.shape, "data_offsets": [begin, end]}
+    raw = json.dumps(header).encode()
+    raw += b" " * (-len(raw) % 8)
+    with atomic_file.writing(Path(path)) as file:
+        file.write(len(raw).to_bytes(8, "little") + raw)
+        for values in tensors.values():
+            file.write(np.ascontiguousarray(values, "<f4").data)
 
 
 def _entry(

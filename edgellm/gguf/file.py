@@ -8,7 +8,6 @@ size before anything is allocated for it. Little-endian only. A model split into
 from __future__ import annotations
 
 import math
-import os
 import re
 import struct
 import sys
@@ -20,7 +19,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edgellm import quant
+from edgellm import atomic_file, quant
 from edgellm.errors import FormatError, UnsupportedError
 from edgellm.gguf import values
 from edgellm.gguf.values import ARRAY, BOOL, SCALARS, STRING
@@ -350,18 +349,11 @@ def write(
         header += [values.string(name), layout]
         offset += _padded(tensor.nbytes, alignment)
     begin = b"".join(header)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with partial.open("wb") as file:
-            file.write(begin.ljust(_padded(len(begin), alignment), b"\0"))
-            for tensor in stored:
-                file.write(tensor.data)
-                file.write(bytes(_padded(tensor.nbytes, alignment) - tensor.nbytes))
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic_file.writing(path) as file:
+        file.write(begin.ljust(_padded(len(begin), alignment), b"\0"))
+        for tensor in stored:
+            file.write(tensor.data)
+            file.write(bytes(_padded(tensor.nbytes, alignment) - tensor.nbytes))
 
 
 def _padded(size: int, alignment: int) -> int:

@@ -132,7 +132,7 @@ class _Reader:
                 raise FormatError(
                     self.file, f"shape of {tensor.name}", tensor.shape, f"{rows} rows are needed"
                 )
-            self.change(name, tensor.shape, _ungroup(keys, config.head_dim), tensor)
+            self.change(name, tensor.shape, ungroup(keys, config.head_dim), tensor)
         else:
             self.found[name] = replace(tensor, name=name)
 
@@ -204,7 +204,7 @@ class _Reader:
                 raise UnsupportedError(self.file, "tensor", name, allowed)
 
 
-def _ungroup(keys: int, head_dim: int) -> Callable[[NDArray[Any]], NDArray[Any]]:
+def ungroup(keys: int, head_dim: int) -> Callable[[NDArray[Any]], NDArray[Any]]:
     """From rows stored as (queries, key, value) for each key head to all Q, all K, all V."""
 
     def change(fused: NDArray[Any]) -> NDArray[Any]:
@@ -212,6 +212,18 @@ def _ungroup(keys: int, head_dim: int) -> Callable[[NDArray[Any]], NDArray[Any]]
         groups = fused.reshape(keys, -1, head_dim, *rest)
         parts = (groups[:, :-2], groups[:, -2], groups[:, -1])
         return np.concatenate([part.reshape(-1, *rest) for part in parts])
+
+    return change
+
+
+def group(keys: int, head_dim: int) -> Callable[[NDArray[Any]], NDArray[Any]]:
+    """Back to the order that `ungroup` takes rows from."""
+
+    def change(parts: NDArray[Any]) -> NDArray[Any]:
+        heads = parts.reshape(-1, head_dim, *parts.shape[1:])
+        q, k, v = np.split(heads, [len(heads) - 2 * keys, len(heads) - keys])
+        groups = [part.reshape(keys, -1, *heads.shape[1:]) for part in (q, k, v)]
+        return np.concatenate(groups, axis=1).reshape(parts.shape)
 
     return change
 
