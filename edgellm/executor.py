@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    from edgellm.board_profile import Board
     from edgellm.bundle import Bundle
     from edgellm.bundle_writer import BundleWriter
     from edgellm.checkpoint import Checkpoint
@@ -132,10 +133,11 @@ class Backend(Protocol):
     def probe(self) -> str | None:
         """Say in one line what was found ("AMD EPYC, 2 cores, AVX2"), or None if it can't run."""
 
-    def target(self, name: str | None = None, board: str | None = None) -> Target:
+    def target(self, name: str | None = None, board: str | Board | None = None) -> Target:
         """The target of that name, or of a board; of neither, the best that this machine runs.
 
-        Raises UsageError for one that it doesn't know, BackendError where it can't run here.
+        Raises UsageError for one that it doesn't know, BackendError where it can't run here or
+        there.
         """
 
     def lacks(self, target: Target) -> str | None:

@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 import platform
-import tomllib
-from importlib import resources
-from pathlib import Path
 
 import pytest
 
 from edgellm.errors import BackendError, UsageError
 from edgellm_backends.cpu import CPUBackend, target
-from edgellm_backends.cpu.target import Processor
 
 NAMES = [processor.name for processor in target.TARGETS]
 
 
-@pytest.fixture(autouse=True)
-def no_memory_of_this_machine() -> None:
-    target.features.cache_clear()
-
-
 def pretend(
-    monkeypatch: pytest.MonkeyPatch, machine: str, cpuinfo: Path | None, features: set[str]
+    monkeypatch: pytest.MonkeyPatch, machine: str, features: set[str], cores: set[str] | None = None
 ) -> None:
     monkeypatch.setattr(platform, "machine", lambda: machine)
-    monkeypatch.setattr(target, "PROCESSOR_FILE", cpuinfo or Path("/nonexistent"))
     monkeypatch.setattr(target, "features", lambda: frozenset(features))
+    monkeypatch.setattr(target, "cores", lambda: frozenset(cores or ()))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -63,14 +54,12 @@ def test_the_best_that_fits(
     machine: str, lacking: set[str], best: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     every = {feature for processor in target.TARGETS for feature in processor.features}
-    pretend(monkeypatch, machine, None, every - lacking)
+    pretend(monkeypatch, machine, every - lacking)
     assert target.native().name == best
 
 
-def test_a_little_core_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cpuinfo = tmp_path / "cpuinfo"
-    cpuinfo.write_text("processor\t: 0\nCPU part\t: 0xd03\n\nprocessor\t: 1\nCPU part\t: 0xd08\n")
-    pretend(monkeypatch, "aarch64", cpuinfo, {"fp", "asimd"})
+def test_a_little_core_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, "aarch64", {"fp", "asimd"}, {"Cortex-A53", "Cortex-A72"})
     assert target.native().name == "cortex-a53"
 
 
@@ -78,7 +67,7 @@ def test_a_little_core_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_a_processor_without_kernels(
     machine: str, features: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pretend(monkeypatch, machine, None, features)
+    pretend(monkeypatch, machine, features)
     with pytest.raises(BackendError, match=f"no kernels for this processor .{machine}"):
         target.native()
     assert "no kernels" in CPUBackend().probe()
@@ -86,19 +75,11 @@ def test_a_processor_without_kernels(
 
 def test_what_a_processor_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     everything = set(target.find("avx512vnni").features)
-    pretend(monkeypatch, "x86_64", None, everything - {"avx512_vnni", "avx512bw"})
+    pretend(monkeypatch, "x86_64", everything - {"avx512_vnni", "avx512bw"})
     lacks = CPUBackend().lacks
     assert lacks(target.find("avx512vnni")) == "this processor has no avx512bw, avx512_vnni"
     assert lacks(target.find("avx2")) is None
     assert lacks(target.find("cortex-a76")) == "this machine is x86_64, not aarch64"
-
-
-def test_flags_are_read_word_by_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cpuinfo = tmp_path / "cpuinfo"
-    cpuinfo.write_text("processor\t: 0\nflags\t\t: fpu avx512_vnni_more popcnt\nbugs\t: avx2\n")
-    monkeypatch.setattr(target, "PROCESSOR_FILE", cpuinfo)
-    monkeypatch.setattr(target, "machine", lambda: "x86_64")
-    assert target.features() == {"fpu", "avx512_vnni_more", "popcnt"}
 
 
 @pytest.mark.parametrize(
@@ -115,21 +96,7 @@ def test_boards(board: str, name: str) -> None:
 
 
 def test_an_unknown_board_is_told_the_known_ones() -> None:
-    with pytest.raises(UsageError, match=r"'raspberry-pi-9'; known are raspberry-pi-3, rasp"):
+    with pytest.raises(
+        UsageError, match=r"'raspberry-pi-9'; known are android, .*raspberry-pi-3, "
+    ):
         target.of_board("raspberry-pi-9")
-
-
-def test_every_profile_is_whole() -> None:
-    profiles = [
-        path for path in resources.files("edgellm_boards").iterdir() if path.name.endswith(".toml")
-    ]
-    assert profiles
-    seen: set[str] = set()
-    for path in profiles:
-        profile = tomllib.loads(path.read_text(encoding="utf-8"))
-        assert profile["title"]
-        assert isinstance(target.find(profile["cpu"]["target"]), Processor)
-        compatible = set(profile["compatible"])
-        assert compatible
-        assert not compatible & seen
-        seen |= compatible

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgellm import memory
+from edgellm import memory, processor
 from edgellm.errors import UsageError
 from edgellm.hookspecs import hookimpl
 
 from . import target as processors
 
 if TYPE_CHECKING:
+    from edgellm.board_profile import Board
     from edgellm.bundle import Bundle
     from edgellm.bundle_writer import BundleWriter
     from edgellm.checkpoint import Checkpoint
@@ -27,15 +28,17 @@ class CPUBackend:
 
         fitting = [target.name for target in processors.TARGETS if not processors.missing(target)]
         kernels = f"kernels for {fitting[0]}" if fitting else "no kernels for this processor"
-        return f"{processors.machine()}, {usable()} cores, {kernels}"
+        return f"{processor.machine()}, {usable()} cores, {kernels}"
 
-    def target(self, name: str | None = None, board: str | None = None) -> processors.Processor:
+    def target(
+        self, name: str | None = None, board: str | Board | None = None
+    ) -> processors.Processor:
         return processors.of_board(board) if board else processors.find(name or "native")
 
     def lacks(self, target: Target) -> str | None:
         missing = processors.missing(target)
-        if target.machine != processors.machine():
-            return f"this machine is {processors.machine()}, not {target.machine}"
+        if target.machine != processor.machine():
+            return f"this machine is {processor.machine()}, not {target.machine}"
         return f"this processor has no {', '.join(missing)}" if missing else None
 
     def compiler(self, target: Target) -> str:

@@ -21,10 +21,11 @@ from pathlib import Path
 
 from edgellm.errors import BackendError
 from edgellm.executor import Progress
+from edgellm.processor import machine
 
 from .compiler import ELSEWHERE, REMEDY, cache_folder, candidates
 from .recipe import KERNELS
-from .target import Processor, machine
+from .target import Processor
 
 FLAGS = (
     *("-std=gnu11", "-O3", "-fPIC", "-fvisibility=hidden", "-w"),

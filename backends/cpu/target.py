@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import platform
+from collections.abc import Collection
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgellm.errors import BackendError, UsageError
 from edgellm.executor import Target
+from edgellm.processor import cores, features, machine
 
-PROCESSOR_FILE = Path("/proc/cpuinfo")
+if TYPE_CHECKING:
+    from edgellm.board_profile import Board
 
 V2 = ("cx16", "lahf_lm", "popcnt", "pni", "ssse3", "sse4_1", "sse4_2")
 V3 = (*V2, "abm", "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe")
@@ -18,21 +19,7 @@ V4 = (*V3, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
 NEON = ("fp", "asimd")
 DOTPROD = (*NEON, "crc32", "atomics", "asimdrdm", "fphp", "asimdhp", "asimddp")
 
-# Bits of AT_HWCAP and AT_HWCAP2 on 64-bit Arm (Linux, arch/arm64/include/uapi/asm/hwcap.h). The
-# system is asked, not /proc/cpuinfo, which under emulation may show another processor.
-HWCAP, HWCAP2 = 16, 26
-ARM_BITS = {
-    "fp": (HWCAP, 0),
-    "asimd": (HWCAP, 1),
-    "crc32": (HWCAP, 7),
-    "atomics": (HWCAP, 8),
-    "fphp": (HWCAP, 9),
-    "asimdhp": (HWCAP, 10),
-    "asimdrdm": (HWCAP, 12),
-    "asimddp": (HWCAP, 20),
-    "i8mm": (HWCAP2, 13),
-}
-CORTEX_A53 = "0xd03"
+CORTEX_A53 = "Cortex-A53"
 
 # clang would else call helpers for atomic operations that are in a library of its own.
 INLINE = "-mno-outline-atomics"
@@ -91,42 +78,32 @@ def find(name: str) -> Processor:
     raise UsageError(f"there is no target {name!r}; known are native, {known}")
 
 
-def of_board(board: str) -> Processor:
-    """The target of a board that has a profile. Raises UsageError for an unknown board."""
-    import tomllib
-    from importlib import resources
+def of_board(board: str | Board) -> Processor:
+    """What a board's profile names, else the best target that its processor has the features for.
 
-    folder = resources.files("edgellm_boards")
-    profiles = {
-        path.name.removesuffix(".toml"): path
-        for path in folder.iterdir()
-        if path.name.endswith(".toml")
-    }
-    if board not in profiles:
-        known = ", ".join(sorted(profiles))
-        raise UsageError(f"there is no profile of a board {board!r}; known are {known}")
-    profile = tomllib.loads(profiles[board].read_text(encoding="utf-8"))
-    return find(profile["cpu"]["target"])
+    Raises UsageError for an unknown board or target, BackendError for a processor without kernels.
+    """
+    if isinstance(board, str):
+        from edgellm.board import load
 
-
-def machine() -> str:
-    """This machine's architecture, as `Target.machine` has it."""
-    name = platform.machine().lower()
-    return {"amd64": "x86_64", "arm64": "aarch64"}.get(name, name)
-
-
-@cache
-def features() -> frozenset[str]:
-    """What this processor can do, in the words of /proc/cpuinfo; nothing where that isn't known."""
-    if machine() == "aarch64":
-        import ctypes
-
-        getauxval = ctypes.CDLL(None).getauxval
-        getauxval.argtypes, getauxval.restype = [ctypes.c_ulong], ctypes.c_ulong
-        return frozenset(
-            name for name, (word, bit) in ARM_BITS.items() if getauxval(word) >> bit & 1
+        board = load(board)
+    cpu = board.cpu
+    fitting = [] if board.system == "macos" else _fitting(cpu.machine, cpu.features)
+    if cpu.target:
+        named = find(cpu.target)
+        if named not in fitting:
+            raise UsageError(
+                f"the profile of {board.name} names the target {named.name}, for which its "
+                "processor lacks features; name another, or none"
+            )
+        return named
+    if not fitting:
+        about = " ".join(filter(None, (cpu.machine, board.system))) or "of no known kind"
+        raise BackendError(
+            f"edgellm has no kernels for the processor of {board.title} ({about}): the CPU "
+            "backend's are for Linux on x86-64 with SSE4.2 or on 64-bit Arm"
         )
-    return frozenset(_processor_words("flags"))
+    return _tuned(fitting[0], [part.core for part in cpu.clusters])
 
 
 def missing(target: Target) -> list[str]:
@@ -138,23 +115,24 @@ def missing(target: Target) -> list[str]:
 
 def native() -> Processor:
     """The best target for this machine. Raises BackendError if there is none."""
-    fitting = [target for target in TARGETS if not missing(target)]
+    fitting = _fitting(machine(), features())
     if not fitting:
         raise BackendError(
             f"edgellm has no kernels for this processor ({machine()}): the least is x86-64 with "
             "SSE4.2 or 64-bit Arm"
         )
-    # The plain Arm targets differ only in the order of their instructions.
-    if fitting[0].name == "cortex-a72" and CORTEX_A53 in _processor_words("CPU part"):
-        return find("cortex-a53")
-    return fitting[0]
+    return _tuned(fitting[0], cores())
 
 
-def _processor_words(field: str) -> set[str]:
-    """Words that /proc/cpuinfo lists under a field, of any core."""
-    try:
-        lines = PROCESSOR_FILE.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return set()
-    found = (line.partition(":") for line in lines)
-    return {word for key, _, words in found if key.strip() == field for word in words.split()}
+def _fitting(machine: str, features: Collection[str]) -> list[Processor]:
+    """The targets for a processor with these features, the best first."""
+    return [
+        target
+        for target in TARGETS
+        if target.machine == machine and all(name in features for name in target.features)
+    ]
+
+
+def _tuned(target: Processor, cores: Collection[str]) -> Processor:
+    """The plain Arm targets differ only in the order of their instructions."""
+    return find("cortex-a53") if target.name == "cortex-a72" and CORTEX_A53 in cores else target
