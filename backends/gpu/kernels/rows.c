@@ -1,0 +1,71 @@
+// What computes rows number by number.
+
+// gather: rows that are asked for, for the head. `step`; out f32 [width] for each row of the head;
+// x f32 [width] for each row of the body. Launched over (width, rows of the head).
+KERNEL(gather, GLOBAL const int *step, GLOBAL float *out, GLOBAL const float *x,
+       NUMBER(int, width)) {
+    int column = INDEX, row = GROUP(1);
+    if (column < width) out[row * width + column] = x[WANTED(step, row) * width + column];
+}
+
+// gate: out = activation(gate) * up, or activation(gate) where `gated` is 0. All f32 [width] for
+// each row. Launched over (width, rows).
+#define SILU 0
+#define GELU 1
+#define GELU_TANH 2
+
+// 1 + erf(x), Abramowitz and Stegun 7.1.28 being too coarse: by its series for small x, and by the
+// continued fraction of erfc beyond.
+float one_plus_erf(float x) {
+    float a = fabs(x), result;
+    if (a < 2.0f) {
+        float term = a, sum = a, square = a * a;
+        for (int n = 1; n < 24; n++) {
+            term *= -square / (float)n;
+            sum += term / (float)(2 * n + 1);
+        }
+        result = sum * 1.1283791671f;
+        return x < 0.0f ? 1.0f - result : 1.0f + result;
+    }
+    float fraction = 0.0f;
+    for (int n = 20; n > 0; n--) fraction = (float)n * 0.5f / (a + fraction);
+    result = EXP(-a * a) * 0.5641895835f / (a + fraction);
+    return x < 0.0f ? result : 2.0f - result;
+}
+
+KERNEL(gate, GLOBAL float *out, GLOBAL const float *gates, GLOBAL const float *up,
+       NUMBER(int, gated), NUMBER(int, width), NUMBER(int, activation)) {
+    int column = INDEX, at = GROUP(1) * width + column;
+    if (column >= width) return;
+    float x = gates[at], y;
+    if (activation == SILU)
+        y = x / (1.0f + EXP(-x));
+    else if (activation == GELU)
+        y = 0.5f * x * one_plus_erf(x * 0.70710678118f);
+    else if (activation == GELU_TANH)  // (1 + tanh(y)) / 2 = 1 / (1 + e^(-2y))
+        y = x / (1.0f + EXP(-1.5957691216f * x * (1.0f + 0.044715f * x * x)));
+    else
+        y = x > 0.0f ? x * x : 0.0f;
+    out[at] = gated ? y * up[at] : y;
+}
+
+// rotate: turns pairs of a head's leading channels by the angles of the row's position.
+// `step`; out and x f32 [heads * width] for each row; table f32 [positions][2][turned / 2] of
+// cosines and sines; heads, width; channels turned; 0 for halves (x[i], x[i + turned / 2]), 1 for
+// pairs (x[2i], x[2i + 1]). Launched over (heads * width, rows).
+KERNEL(rotate, GLOBAL const int *step, GLOBAL float *out, GLOBAL const float *x,
+       GLOBAL const float *table, NUMBER(int, heads), NUMBER(int, width), NUMBER(int, turned),
+       NUMBER(int, pairs)) {
+    int index = INDEX, channel = index % width, row = GROUP(1), half_ = turned / 2;
+    if (index >= heads * width) return;
+    GLOBAL const float *from = x + row * heads * width + index;
+    float y = *from;
+    if (channel < turned) {
+        int pair = pairs ? channel / 2 : channel % half_, other = pairs ? 1 : half_;
+        int second = pairs ? channel % 2 : channel / half_;
+        GLOBAL const float *angle = table + POSITION(step, row) * turned + pair;
+        float cosine = angle[0], sine = angle[half_];
+        y = second ? FMA(from[-other], sine, y * cosine) : FMA(-from[other], sine, y * cosine);
+    }
+    out[row * heads * width + index] = y;
+}
