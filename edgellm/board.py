@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import mmap
 import re
 import subprocess
 import sys
@@ -99,8 +100,9 @@ def detect(root: Path = processor.ROOT) -> Detected:
         notices.append("the processor's features aren't told: the profile's are taken for true")
     if found.clusters:
         cpu = replace(cpu, clusters=found.clusters)
+    page_kib = clues.page_kib() or board.page_kib
     return Detected(
-        replace(board, cpu=cpu),
+        replace(board, cpu=cpu, page_kib=page_kib),
         tuple(reasons),
         tuple(notices),
         clues.model(),
@@ -206,6 +208,10 @@ class _Clues:
             return int(told[1]) * 1024
         size = self._sysctl().get("hw.memsize", "")
         return int(size) if size.isdecimal() and len(size) < 20 else None
+
+    def page_kib(self) -> int | None:
+        """Of this machine's memory; another root doesn't tell."""
+        return mmap.PAGESIZE >> 10 if self._root == processor.ROOT else None
 
     def _tree(self, name: str) -> str:
         for folder in ("proc/device-tree", "sys/firmware/devicetree/base"):

@@ -66,8 +66,8 @@ class Board:
     """How fast its processor reads memory, in 10^9 bytes a second; None where nobody has told."""
     read_source: str = ""
     """Who measured that, how, and when."""
-    page_kib: int = 4
-    """Of the kernel that it comes with."""
+    page_kib: int | None = None
+    """Of memory, as the kernel that it comes with has them; None where that differs."""
     uarts: tuple[str, ...] = ()
     """Serial ports of its headers, as the system names them."""
     thermal_zones: tuple[str, ...] = ()
@@ -117,7 +117,7 @@ def parse(raw: bytes, name: str, file: object) -> Board:
         memory_gib=memory.sizes("sizes_gib"),
         read_gb_s=memory.number("read_gb_s"),
         read_source=memory.text("read_source", ""),
-        page_kib=memory.whole("page_kib", 1024) or 4,
+        page_kib=memory.whole("page_kib", 1024),
         uarts=devices.texts("uarts"),
         thermal_zones=devices.texts("thermal_zones"),
         throttle=devices.choices("throttle", THROTTLES),

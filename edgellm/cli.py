@@ -21,6 +21,7 @@ VERBS = {
     "build": "compile and pack a model into a bundle",
     "keys": "list, make and trust the keys that sign bundles",
     "info": "show what is in a model file or a bundle",
+    "boards": "list the boards that have a profile, and tell which one this is",
     "plugins": "list the plugins that are installed",
     "bench": "measure speed and memory",
     "doctor": "find out why a device can't be reached, and what helps",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import shutil
 from pathlib import Path
 
@@ -132,6 +133,7 @@ def test_an_empty_root_is_of_no_board(tmp_path: Path) -> None:
 def test_this_machine_is_something() -> None:
     found = board.detect()
     assert found.board.name in board.names()
+    assert found.board.page_kib == mmap.PAGESIZE // 1024
     assert CPUBackend().target(board=found.board) == target.native()
 
 

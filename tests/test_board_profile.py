@@ -83,7 +83,7 @@ def test_every_key_of_a_profile() -> None:
 
 def test_a_title_is_enough() -> None:
     found = parse(b'title = "Widget"', "widget", "widget.toml")
-    assert (found.backends, found.page_kib, found.threads) == (("cpu",), 4, None)
+    assert (found.backends, found.page_kib, found.threads) == (("cpu",), None, None)
 
 
 @pytest.mark.parametrize(

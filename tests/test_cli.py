@@ -72,7 +72,7 @@ def test_every_module_of_commands_is_a_verb_or_shared() -> None:
     folder = Path(cli.__file__).parent / "commands"
     assert {path.stem for path in folder.glob("*.py")} == {
         *cli.VERBS,
-        *("__init__", "host", "options"),
+        *("__init__", "columns", "host", "options"),
     }
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from edgellm import bundle, bundle_builder, checkpoint, memory, runtime
 from edgellm.chat import for_model
 from edgellm.commands import options as shared
+from edgellm.commands.columns import aligned
 from edgellm.memory import size
 from edgellm.signing import LOCAL
 
@@ -122,8 +123,7 @@ def table(about: dict[str, object]) -> str:
         if value in ("", None, []) and name not in ("licence", "signed_by", "trusted"):
             continue
         lines.append((name.replace("_", " "), shared.printable(_shown(name, value))))
-    width = max(len(name) for name, _ in lines)
-    return "\n".join(f"{name.ljust(width)}  {text}" for name, text in lines)
+    return aligned(lines)
 
 
 def _shown(name: str, value: object) -> str:

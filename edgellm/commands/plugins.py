@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from edgellm import plugins
+from edgellm.commands.columns import aligned
 from edgellm.hookspecs import KINDS
 
 EPILOG = """\
@@ -31,11 +32,5 @@ def main(options: argparse.Namespace) -> int:
         return 0
     rows = [("NAME", "VERSION", "KIND", "HOOKS")]
     rows += [(about.name, about.version, about.kind, ", ".join(about.hooks)) for about in listed]
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    for row in rows:
-        print(
-            "  ".join(
-                [*(text.ljust(width) for text, width in zip(row, widths, strict=False)), row[3]]
-            )
-        )
+    print(aligned(rows))
     return 0
