@@ -93,6 +93,7 @@ def call(
     context: int = 16,
     slot_count: int = 1,
     kv_int8: bool = False,
+    from_memory: bool = False,
     scratch: NDArray[np.uint8] | None = None,
     seed: int = 0,
 ) -> int:
@@ -113,7 +114,13 @@ def call(
     ]
     assert all(array.size == rows for array in integers)
     step = Step(
-        rows, threads, *(array.ctypes.data for array in integers), context, slot_count, kv_int8
+        rows,
+        threads,
+        *(array.ctypes.data for array in integers),
+        context,
+        slot_count,
+        kv_int8,
+        from_memory,
     )
     order = Call()
     for i, buffer in enumerate(buffers):

@@ -28,6 +28,7 @@ class Step(ctypes.Structure):
         ("context", ctypes.c_int32),
         ("slot_count", ctypes.c_int32),
         ("kv_int8", ctypes.c_int32),
+        ("from_memory", ctypes.c_int32),
         ("scratch", ctypes.c_void_p),
         ("scratch_bytes", ctypes.c_size_t),
     ]

@@ -20,6 +20,7 @@ from edgellm.executor import Cancelled
 from edgellm.graph import StepGraph
 from edgellm.rope import alibi_slopes, rope_table
 
+from .cache import cache_bytes
 from .calls import CallTable
 from .cores import usable
 from .engine import Engine, Step
@@ -88,6 +89,7 @@ class BundleExecutor:
         tokens, positions, slots = self._inputs = np.zeros((3, rows), np.int32)
         step = self._step = Step(rows=rows, threads=self.threads, context=self._kept)
         step.slot_count, step.kv_int8 = self.slots, self._int8
+        step.from_memory = weight_bytes > cache_bytes()
         step.tokens, step.positions = tokens.ctypes.data, positions.ctypes.data
         step.slots = slots.ctypes.data
         # Single numbers enter faster than by way of NumPy.

@@ -19,6 +19,7 @@ typedef struct {
     int32_t context;           // positions that a slot has room for, a multiple of 16
     int32_t slot_count;
     int32_t kv_int8;           // 1 where keys and values are kept as int8, 0 for float16
+    int32_t from_memory;       // 1 where weights are worth fetching ahead, 0 where a cache holds all
     void *scratch;             // for a kernel's own use during its call, 64-byte aligned
     size_t scratch_bytes;
 } Step;

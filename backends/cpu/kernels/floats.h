@@ -8,13 +8,13 @@
 enum { CHAINS = 4 };
 
 INLINE void multiply_floats(Floats *y, int format, const uint8_t *w, const float *x, int64_t k,
-                            int rows) {
+                            int rows, bool from_memory) {
     Floats sum[MOST_ROWS][CHAINS];
     for (int r = 0; r < rows; r++)
         for (int c = 0; c < CHAINS; c++) sum[r][c] = (Floats)(0);
     int64_t i = 0, bytes = group_bytes(format, CHAINS);
     for (; i + CHAINS <= k; i += CHAINS) {
-        fetch(w, i / CHAINS * bytes + AHEAD, bytes);
+        if (from_memory) fetch(w, i / CHAINS * bytes + AHEAD, bytes);
         for (int c = 0; c < CHAINS; c++) {
             Floats weights = load_weights(format, w, i + c);
             for (int r = 0; r < rows; r++)
@@ -34,10 +34,11 @@ enum { FLOAT_GROUPS = DIRECT_GROUPS, FLOAT_ROWS = 4 };
 
 // y[r][g] = the products of group g, `bytes` after the one before, with row r.
 INLINE void multiply_float_groups(Floats (*y)[FLOAT_GROUPS], int format, const uint8_t *w,
-                                  int64_t bytes, const float *x, int64_t k, int rows) {
+                                  int64_t bytes, const float *x, int64_t k, int rows,
+                                  bool from_memory) {
     if (rows == 1) {  // one stream from memory, as in multiply_groups
         for (int g = 0; g < FLOAT_GROUPS; g++)
-            multiply_floats(&y[0][g], format, w + g * bytes, x, k, 1);
+            multiply_floats(&y[0][g], format, w + g * bytes, x, k, 1, from_memory);
         return;
     }
     __m512 sum[FLOAT_ROWS][CHAINS];
@@ -45,7 +46,8 @@ INLINE void multiply_float_groups(Floats (*y)[FLOAT_GROUPS], int format, const u
         for (int c = 0; c < CHAINS; c++) sum[r][c] = _mm512_setzero_ps();
     int64_t step = group_bytes(format, CHAINS);
     for (int64_t i = 0; i < k; i += CHAINS) {
-        fetch(w, 2 * bytes + i / CHAINS * 2 * step, 2 * step);  // the next pair, as one stream
+        if (from_memory)  // the next pair, as one stream
+            fetch(w, 2 * bytes + i / CHAINS * 2 * step, 2 * step);
         for (int c = 0; c < CHAINS && i + c < k; c++) {
             __m512 weights = join_floats(load_weights(format, w, i + c),
                                          load_weights(format, w + bytes, i + c));
@@ -64,9 +66,10 @@ INLINE void multiply_float_groups(Floats (*y)[FLOAT_GROUPS], int format, const u
 enum { FLOAT_GROUPS = DIRECT_GROUPS, FLOAT_ROWS = TILE_ROWS / 2 };
 
 INLINE void multiply_float_groups(Floats (*y)[FLOAT_GROUPS], int format, const uint8_t *w,
-                                  int64_t bytes, const float *x, int64_t k, int rows) {
+                                  int64_t bytes, const float *x, int64_t k, int rows,
+                                  bool from_memory) {
     (void)bytes;
-    multiply_floats(y[0], format, w, x, k, rows);
+    multiply_floats(y[0], format, w, x, k, rows, from_memory);
 }
 
 #endif

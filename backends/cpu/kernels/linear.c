@@ -24,6 +24,7 @@ typedef struct {
     const void *quantised;
     const float *floats;
     int64_t k, first, end;
+    bool from_memory;  // the weights
 } Input;
 
 INLINE Matrix matrix_of(const Call *call, int64_t index) {
@@ -52,7 +53,8 @@ INLINE void direct_tile(int format, const Matrix *matrix, int64_t group, const I
     Floats y[MOST_ROWS][DIRECT_GROUPS];
     bool last = (group + 1) * LANES >= matrix->rows;
     multiply_groups(y, format, matrix->weight + group * matrix->bytes, last ? 0 : matrix->bytes,
-                    input->k, activations(input->quantised, input->k, row), rows);
+                    input->k, activations(input->quantised, input->k, row), rows,
+                    input->from_memory);
     for (int r = 0; r < rows; r++)
         for (int g = 0; g < DIRECT_GROUPS; g++) store_group(matrix, group + g, row + r, y[r][g]);
 }
@@ -108,7 +110,8 @@ INLINE void float_tile(int format, const Matrix *matrix, int64_t group, const In
     Floats y[MOST_ROWS][FLOAT_GROUPS];
     bool last = (group + 1) * LANES >= matrix->rows;
     multiply_float_groups(y, format, matrix->weight + group * matrix->bytes,
-                          last ? 0 : matrix->bytes, input->floats + row * input->k, input->k, rows);
+                          last ? 0 : matrix->bytes, input->floats + row * input->k, input->k, rows,
+                          input->from_memory);
     for (int r = 0; r < rows; r++)
         for (int g = 0; g < FLOAT_GROUPS; g++) store_group(matrix, group + g, row + r, y[r][g]);
 }
@@ -253,6 +256,7 @@ static void linear_run(const Call *call, const Step *step, int part, int parts) 
                 .k = call->numbers[0],
                 .first = step->rows * block / blocks,
                 .end = step->rows * (block + 1) / blocks,
+                .from_memory = step->from_memory,
             };
             compute(&matrix, panel * PANEL_GROUPS, &input);
         }

@@ -86,11 +86,11 @@ INLINE void read_pair(Pair *pair, int format, const uint8_t *w, int64_t bytes, i
 
 // y[r][g] = the products of group g, `bytes` after the one before, with row r.
 INLINE void multiply_groups(Floats (*y)[DIRECT_GROUPS], int format, const uint8_t *w, int64_t bytes,
-                            int64_t k, Activations x, int rows) {
+                            int64_t k, Activations x, int rows, bool from_memory) {
     if (rows == 1) {
         // One row waits for memory alone, which is fastest as one stream: a group, then the next.
         for (int g = 0; g < DIRECT_GROUPS; g++)
-            multiply_group(&y[0][g], format, w + g * bytes, k, x, 1);
+            multiply_group(&y[0][g], format, w + g * bytes, k, x, 1, from_memory);
         return;
     }
     const Layout layout = LAYOUTS[format];
@@ -100,7 +100,8 @@ INLINE void multiply_groups(Floats (*y)[DIRECT_GROUPS], int format, const uint8_
     for (int64_t b = 0; b < k / 32; b += parts, w += layout.bytes)
         for (int part = 0; part < parts; part++) {
             // The next pair is fetched from its beginning to its end, also as one stream.
-            fetch(w, 2 * bytes + (b / parts) * layout.bytes + part * 2 * step, 2 * step);
+            if (from_memory)
+                fetch(w, 2 * bytes + (b / parts) * layout.bytes + part * 2 * step, 2 * step);
             Pair pair;
             read_pair(&pair, format, w, bytes, part);
             multiply_pairs(sums, &pair, 1, x, b + part, rows, layout);
