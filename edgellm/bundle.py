@@ -23,8 +23,9 @@ from pathlib import Path
 
 import msgpack
 import numpy as np
+from numpy.typing import NDArray
 
-from edgellm import checkpoint, key_folder, manifest, signing, tokenizer_blob
+from edgellm import checkpoint, key_folder, manifest, packing, signing, tokenizer_blob
 from edgellm.blob_hashes import BlobHashes
 from edgellm.errors import FormatError, TrustError, UnsupportedError, UsageError
 from edgellm.executor import Target
@@ -90,13 +91,22 @@ class PackedTensor:
         """Of the first byte, while the bundle is open."""
         return int(np.frombuffer(self.data, np.uint8).ctypes.data)
 
+    def float32(self) -> NDArray[np.float32]:
+        """The exact values, of `shape`; read-only where the file holds them as they are."""
+        if self.format == manifest.PLAIN:
+            values = np.frombuffer(self.data, "<f4")
+        else:
+            values = packing.unpack(self.data, self.format, self.rows, self.columns)
+        return values.reshape(self.shape)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle(checkpoint.ModelFile):
     """A bundle opened: everything in it has been checked against the signed hashes."""
 
     tensors: Mapping[str, PackedTensor]
-    graph: StepGraph
+    step: StepGraph | None
+    """None where the backend follows the configuration by itself."""
     backend: str
     target: Target
     source: Source
@@ -106,6 +116,13 @@ class Bundle(checkpoint.ModelFile):
     signers: Sequence[PublicKey]
     """Whose signatures were checked: with `inspect` all, else those that had to be."""
     blobs: Mapping[str, memoryview]
+
+    @property
+    def graph(self) -> StepGraph:
+        """The step. Raises FormatError where the bundle has none."""
+        if self.step is None:
+            raise FormatError(self.path, "graph", "missing", "the backend needs it")
+        return self.step
 
     def blob(self, name: str) -> memoryview:
         """A part that the backend has put there. Raises FormatError where there is none."""
@@ -166,7 +183,7 @@ def open(
         format="edge",
         config=found.config,
         tensors=_tensors(found, list(blobs.values())),
-        graph=graph,
+        step=graph,
         backend=found.backend,
         target=found.target,
         source=found.source,

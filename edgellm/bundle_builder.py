@@ -35,9 +35,12 @@ def build(
     keys: KeyFolder,
     *,
     signer: str | None = None,
+    source: Source | None = None,
     progress: Progress | None = None,
 ) -> None:
     """Write the bundle of a checkpoint for `target` to `path`, whole or not at all.
+
+    `source` is given for a checkpoint that no file holds.
 
     Raises BackendError where there is no compiler, FitError where disk or memory don't suffice,
     UsageError where the file or a signature can't be written.
@@ -50,7 +53,8 @@ def build(
     vocabulary = tokenizer_blob.write(checkpoint.tokenizer)
     expected = sum(sizes.values()) + len(vocabulary) + LIBRARY_BYTES
     _check_disk(path, expected)
-    source = _source(Path(checkpoint.path), progress)
+    if source is None:
+        source = _source(Path(checkpoint.path), progress)
     said, named = checkpoint.provenance, Path(checkpoint.path).resolve()
     name = said.name or (named.name if named.is_dir() else named.stem)
     described = Manifest(

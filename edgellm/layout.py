@@ -17,14 +17,12 @@ TABLES = {"rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.w
 def check(file: str, config: Config, tensors: Mapping[str, StoredTensor]) -> None:
     """Raise UnsupportedError for a tensor that the Transformer wouldn't use, FormatError for one
     that is missing or misshapen."""
-    allowed = dict(_top(config))
+    allowed = shapes(config)
     needed = {"token_embd.weight"}
     if config.position == "learned":
         needed.add("position_embd.weight")
     for index, layer in enumerate(config.layers):
         prefix = f"blk.{index}."
-        parts = _block(config, layer)
-        allowed.update({prefix + name: shape for name, shape in parts.items()})
         needed.update(prefix + name for name in ("ffn_up.weight", "ffn_down.weight"))
         if layer.kind == "conv":
             names = [f"shortconv.{part}.weight" for part in ("in_proj", "conv", "out_proj")]
@@ -60,6 +58,14 @@ def check(file: str, config: Config, tensors: Mapping[str, StoredTensor]) -> Non
     for name in needed:
         if name not in tensors:
             raise FormatError(file, f"tensor {name}", None, "the model needs a tensor of that name")
+
+
+def shapes(config: Config) -> Shapes:
+    """Of every tensor that a model of this Config may have."""
+    found = dict(_top(config))
+    for index, layer in enumerate(config.layers):
+        found |= {f"blk.{index}.{name}": shape for name, shape in _block(config, layer).items()}
+    return found
 
 
 def _top(config: Config) -> Shapes:

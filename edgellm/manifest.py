@@ -98,16 +98,16 @@ class Manifest:
     tensors: tuple[Placed, ...]
 
 
-def write(manifest: Manifest, graph: StepGraph) -> bytes:
+def write(manifest: Manifest, graph: StepGraph | None) -> bytes:
     """The manifest's bytes."""
-    content = {**plain.plain(manifest), "graph": graph_data.plain(graph)}
+    content = {**plain.plain(manifest), "graph": graph and graph_data.plain(graph)}
     raw: bytes = msgpack.packb(content, unicode_errors="surrogatepass")
     if len(raw) > MAX_BYTES:
         raise UsageError(f"the model's manifest has {len(raw)} bytes; up to {MAX_BYTES} fit")
     return raw
 
 
-def read(raw: bytes, file: str, room: int) -> tuple[Manifest, StepGraph]:
+def read(raw: bytes, file: str, room: int) -> tuple[Manifest, StepGraph | None]:
     """The manifest in `raw` of a file that has `room` bytes before it.
 
     Raises FormatError, naming `file`, for whatever doesn't hold together.
@@ -142,7 +142,7 @@ def blobs(content: dict[str, Any], file: str, room: int) -> tuple[Blob, ...]:
 
 def whole(
     content: dict[str, Any], blobs: tuple[Blob, ...], file: str
-) -> tuple[Manifest, StepGraph]:
+) -> tuple[Manifest, StepGraph | None]:
     """The last step: everything, over these blobs."""
     graph = content.pop("graph", None)
     manifest = plain.read(Manifest, content, file, "manifest")
@@ -156,6 +156,8 @@ def whole(
     sizes = {tensor.name: tensor.nbytes for tensor in manifest.tensors}
     if len(sizes) < len(manifest.tensors):
         raise FormatError(file, "tensors", len(sizes), "each name must occur once")
+    if graph is None:
+        return manifest, None
     return manifest, graph_data.read(graph, file, manifest.config, sizes)
 
 

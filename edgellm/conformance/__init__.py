@@ -1,0 +1,1 @@
+"""Whether a backend keeps its contract: small models of every family, run and compared."""
