@@ -23,6 +23,7 @@ VERBS = {
     "info": "show what is in a model file or a bundle",
     "boards": "list the boards that have a profile, and tell which one this is",
     "plugins": "list the plugins that are installed",
+    "backend": "check that a backend keeps its contract, or begin a new one",
     "bench": "measure speed and memory",
     "doctor": "find out why a device can't be reached, and what helps",
 }

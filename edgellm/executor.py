@@ -74,7 +74,8 @@ class Executor(Protocol):
         Row i feeds `tokens[i]` to slot `slots[i]` at `positions[i]`. Rows of the same slot stand
         together, at one position after the other. Positions below a slot's first row must have been
         filled before; those above its last are forgotten. `wanted` are the rows, ascending, whose
-        logits are asked for; the array may be overwritten by the next call. Raises Cancelled.
+        logits are asked for; the array may be overwritten by the next call. Raises Cancelled, and
+        ValueError where there is no place for the rows, of which none is fed then.
         """
 
     def cancel(self) -> None:
@@ -103,7 +104,8 @@ class Executor(Protocol):
         """What picks tokens out of its logits; None: NumPy."""
 
     def copy(self, source: int, target: int, length: int) -> None:
-        """Copy the first `length` positions of slot `source` into slot `target`."""
+        """Copy the first `length` positions of slot `source` into slot `target`. Raises ValueError
+        where there is no place for them."""
 
     def close(self) -> None:
         """Free the model's memory; the executor can't be used afterwards."""
@@ -159,7 +161,8 @@ class Backend(Protocol):
         writer: BundleWriter,
         progress: Progress | None = None,
     ) -> None:
-        """Give the writer the step's graph, the packed tensors and the compiled code."""
+        """Give the writer the packed tensors, the compiled code and, if `open` wants it, the step's
+        graph. Raises UnsupportedError for a model that the backend doesn't run."""
 
     def open(
         self,

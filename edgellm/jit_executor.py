@@ -100,6 +100,8 @@ class JitExecutor:
         wanted: Sequence[int],
     ) -> NDArray[np.float32]:
         """Slot by slot: rows that share a step gain nothing here."""
+        if not 0 < len(tokens) <= self.max_rows:
+            raise ValueError(f"{len(tokens)} rows in a step of 1 to {self.max_rows}")
         self._cancelled = False
         asked, logits = set(wanted), []
         for slot, group in groupby(range(len(tokens)), key=slots.__getitem__):
@@ -128,8 +130,11 @@ class JitExecutor:
     def prefill(
         self, tokens: Sequence[int], slot: int, position: int, every: bool = False
     ) -> NDArray[np.float32]:
-        if not tokens or position + len(tokens) > self.context:
-            raise ValueError(f"{len(tokens)} tokens at {position} in a context of {self.context}")
+        in_place = 0 <= slot < self.slots and 0 <= position <= self.context - len(tokens)
+        if not (tokens and in_place):
+            raise ValueError(
+                f"{len(tokens)} tokens at {position} of slot {slot} in a context of {self.context}"
+            )
         at = self._slot("slot", slot)
         logits: list[NDArray[np.float32]] = []
         for begin in range(0, len(tokens), self.chunk):
@@ -151,6 +156,9 @@ class JitExecutor:
         return None
 
     def copy(self, source: int, target: int, length: int) -> None:
+        in_slots = 0 <= source < self.slots and 0 <= target < self.slots
+        if not (in_slots and 0 <= length <= self.context):
+            raise ValueError(f"{length} positions from slot {source} to {target} of {self.slots}")
         origin, end = self._slot("source", source), self._slot("target", target)
         for begin in range(0, length, self.chunk):
             for rows in self._rows:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
 from typing import Any
@@ -251,7 +251,7 @@ def _gain(name: str) -> float:
     return SHARPNESS if any(part in name for part in ("attn_q.", "attn_k.", "attn_qkv.")) else 1.0
 
 
-def _checkpoint(name: str, config: Config, tensors: dict[str, StoredTensor]) -> Checkpoint:
+def _checkpoint(name: str, config: Config, tensors: Mapping[str, StoredTensor]) -> Checkpoint:
     layout.check(name, config, tensors)
     return Checkpoint(
         path=name,

@@ -1,0 +1,178 @@
+"""edgellm backend: a new one works as it is, and whatever is broken in it is named."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgellm import cli
+from edgellm.conformance.checks import CHECKS
+
+FAULTS = {
+    "rope": (
+        "transformer.py",
+        ("a * cos - b * sin, a * sin + b * cos", "a * cos + b * sin, b * cos - a * sin"),
+        ("family llama", "rotary positions turn the wrong way"),
+    ),
+    "slot": (
+        "executor.py",
+        ("[layer[slot] for layer in", "[layer[0] for layer in"),
+        ("slots", "wrong slot: at position 12 slot "),
+    ),
+    "position": (
+        "transformer.py",
+        ("rotate(q.swapaxes(0, 1), layer, start)", "rotate(q.swapaxes(0, 1), layer, start + 1)"),
+        ("family llama", "queries are off by one position, too late"),
+    ),
+    "stale": (
+        "transformer.py",
+        (
+            "past[:keys, start:end] = self.rotate(k.swapaxes(0, 1), layer, start)",
+            "here = past[:keys, start:end]\n"
+            "        here += (here == 0) * self.rotate(k.swapaxes(0, 1), layer, start)",
+        ),
+        ("forgetting", "stale memory: a sequence depends on what its slot held before"),
+    ),
+    "batch": (
+        "executor.py",
+        ("model.logits(state)", "model.logits(state) * np.float32(1 + 1e-5 * len(tokens))"),
+        ("batching", "slot 0 beside 2 others is not what it is alone"),
+    ),
+    "nan": (
+        "executor.py",
+        ("model.logits(state)", "np.where(np.arange(259) == 7, np.nan, model.logits(state))"),
+        ("shapes", "NaN or infinity in 1 logits of row 0"),
+    ),
+    "shape": (
+        "executor.py",
+        (".reshape(len(wanted), self.config.vocab)", ".reshape(self.config.vocab, len(wanted))"),
+        ("shapes", "logits have the shape (259, 5); (5, 259) is needed"),
+    ),
+    "exception": (
+        "executor.py",
+        ("asked, found = set(wanted), []", "raise RuntimeError('the device is lost')"),
+        ("positions", "RuntimeError: the device is lost (executor.py:"),
+    ),
+    "hang": (
+        "executor.py",
+        ("asked, found = set(wanted), []", "while True: pass"),
+        ("shapes", "hang: no end within 5 s, in executor.py:"),
+    ),
+    "crash": (
+        "executor.py",
+        ("asked, found = set(wanted), []", "import os; os.kill(os.getpid(), 11)"),
+        ("shapes", "crash: ended by SIGSEGV"),
+    ),
+    "leak": (
+        "executor.py",
+        (
+            "asked, found = set(wanted), []",
+            "asked, found = set(wanted), []\n"
+            "        self.__dict__.setdefault('kept', []).append(np.ones(2048))",
+        ),
+        ("memory", "leak: memory grew by "),
+    ),
+}
+"""Which file, what becomes of which text, and the check that names it with which words."""
+
+
+def checked(*arguments: object, site: Path | None = None) -> tuple[int, list[dict[str, str]]]:
+    """Exit status and rows of `edgellm backend check`."""
+    command = [sys.executable, "-m", "edgellm", "backend", "check", *map(str, arguments), "--json"]
+    found = {**os.environ, "PYTHONPATH": str(site)} if site else None
+    done = subprocess.run(command, capture_output=True, text=True, env=found)
+    assert done.returncode in (0, 1), done.stderr
+    return done.returncode, [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that `edgellm backend new mine` writes."""
+    folder = tmp_path_factory.mktemp("new") / "edgellm-mine"
+    assert cli.main(["backend", "new", "mine", str(folder)]) == 0
+    return folder
+
+
+def test_a_new_backend_is_installed_and_keeps_the_contract(begun: Path, tmp_path: Path) -> None:
+    """As its author would: pip, without network; then its own test, and a question."""
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps"]
+    install = [*pip, "--no-build-isolation", "--target", tmp_path, begun]
+    subprocess.run(install, check=True, capture_output=True)
+    here = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    test = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", begun]
+    done = subprocess.run(test, env=here, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    ask = [sys.executable, "-m", "edgellm", "run", "--device", "mine", "-p", "turn on the lamp"]
+    done = subprocess.run(ask, env=here, capture_output=True, text=True)
+    assert "lamp" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_is_broken_is_named(begun: Path, fault: str, tmp_path: Path) -> None:
+    file, (sound, broken), (check, words) = FAULTS[fault]
+    package = tmp_path / "edgellm_mine"
+    package.mkdir()
+    for path in (begun / "edgellm_mine").glob("*.py"):
+        text = path.read_text()
+        if path.name == file:
+            assert text.count(sound) == 1
+            text = text.replace(sound, broken)
+        (package / path.name).write_text(text)
+    status, (row,) = checked(package, "--only", check, "--limit", 5 if fault == "hang" else 60)
+    assert (status, row["status"]) == (1, "failed")
+    assert words in row["words"]
+
+
+def test_the_cpu_backend_keeps_the_contract() -> None:
+    status, rows = checked("cpu", "--quick")
+    assert [row["check"] for row in rows] == [check.name for check in CHECKS if check.quick]
+    assert not [row for row in rows if row["status"] != "passed"]
+    assert status == 0
+
+
+def test_what_a_backend_declines_is_no_failure(begun: Path, tmp_path: Path) -> None:
+    package = tmp_path / "edgellm_mine"
+    package.mkdir()
+    for path in (begun / "edgellm_mine").glob("*.py"):
+        (package / path.name).write_text(path.read_text())
+    plugin = package / "__init__.py"
+    plugin.write_text(
+        plugin.read_text().replace(
+            "        from edgellm import layout, packing\n",
+            "        from edgellm import layout, packing\n"
+            "        from edgellm.errors import UnsupportedError\n"
+            "        if checkpoint.config.conv_taps:\n"
+            "            raise UnsupportedError(checkpoint.path, 'layer', 'conv', 'none here')\n",
+        )
+    )
+    status, rows = checked(package, "--only", "family lfm2", "--only", "slots")
+    assert [row["status"] for row in rows] == ["declined", "passed"]
+    assert status == 0
+
+
+def test_a_table_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["backend", "check", "cpu", "--only", "slots"]) == 0
+    row, total = capsys.readouterr().out.splitlines()
+    assert row.split()[:2] == ["slots", "passed"]
+    assert total == "cpu: 1 passed, 0 failed, 0 declined"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["check", "nothing"], "no backend runs on 'nothing'"),
+        (["check", "cpu", "--only", "speed"], "no check 'speed'"),
+        (["new", "Not-A-Name"], "a backend's name is of a-z"),
+        (["new", "mine", "."], "there is something in it"),
+    ],
+)
+def test_what_is_refused(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["backend", *arguments]) in (1, 2)
+    assert words in capsys.readouterr().err
