@@ -116,7 +116,7 @@ def write_bundle(
     keys: KeyFolder,
     signer: str | None = None,
     *,
-    graph: StepGraph = GRAPH,
+    graph: StepGraph | None = GRAPH,
     described: Manifest = MANIFEST,
     library: bytes = LIBRARY,
     only_small: bool = False,
@@ -128,5 +128,6 @@ def write_bundle(
         for tensor in tensors(200 if only_small else 600):
             packed = len(tensor.shape) == 2
             writer.tensor(tensor.name, tensor, tensor.type if packed else None)
-        writer.graph(graph)
+        if graph is not None:
+            writer.graph(graph)
         writer.finish(described, keys, signer)

@@ -42,6 +42,15 @@ def path(tmp_path: Path, sound: bytes) -> Path:
     return file
 
 
+def test_a_backend_may_do_without_a_graph(path: Path, keys: KeyFolder) -> None:
+    small_bundle.write_bundle(path, keys, graph=None)
+    opened = bundle.open(path, keys)
+    with pytest.raises(FormatError, match="graph is 'missing'; the backend needs it"):
+        opened.graph  # noqa: B018 - it raises
+    for tensor in small_bundle.tensors():
+        np.testing.assert_array_equal(opened.tensors[tensor.name].float32(), tensor.values)
+
+
 def test_what_was_written_is_found(path: Path, keys: KeyFolder) -> None:
     opened = bundle.open(path, keys)
     assert opened.graph == small_bundle.GRAPH

@@ -90,7 +90,7 @@ def test_a_sound_one_is_read(sound: tuple[Content, int]) -> None:
         (put("sampling", "warmth", 1.0), "sampling"),
         (put("template", 5), "template is 5"),
         (put("backend", None), "backend is None"),
-        (put("graph", None), "graph"),
+        (put("graph", 5), "graph  is .int.; a map of"),
         (put("surprise", 1), "no such field"),
     ],
 )
