@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ from edgellm import checkpoint
 from edgellm import scheduler as scheduling
 from edgellm.answer import Answer, Request
 from edgellm.channel import Call, Done, Priority, Text
-from edgellm.errors import BusyError, ExpiredError
+from edgellm.errors import BusyError, ContextError, ExpiredError, UsageError
 from edgellm.generation import Piece, SingleSlot, generate
 from edgellm.sampling import Sampler, Sampling
 from edgellm.scheduler import Scheduler
@@ -36,6 +36,8 @@ from edgellm.tools.tool import Tool
 from edgellm.turn import Turn
 
 SYSTEM = b"You are the lamp of this house."
+SEEDS = 20_000 if os.environ.get("EDGELLM_SOAK") else 1000
+"""Interleavings; a tenth of them with tools but in a soak, where that's all."""
 
 
 class Inline(concurrent.futures.Executor):
@@ -208,14 +210,16 @@ def tell(seeds: range) -> tuple[int, int]:
     return compared, complete
 
 
-@pytest.mark.parametrize("seed", range(0, 1000, 100))
+@pytest.mark.parametrize("seed", range(0, SEEDS, 100))
 def test_every_answer_is_as_if_its_session_were_alone(
-    seed: int, monkeypatch: pytest.MonkeyPatch
+    seed: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(scheduling, "ThreadPoolExecutor", Inline)
+    caplog.set_level("DEBUG", "edgellm")
     compared, complete = tell(range(seed, seed + 100))
     assert compared > 3000
     assert complete > 500
+    assert not caplog.records
 
 
 def test_and_so_it_is_with_a_thread_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -324,25 +328,36 @@ class Household:
             yield service
 
 
+class Heard(NamedTuple):
+    text: bytes
+    calls: dict[int, tuple[str, object]]
+    reason: str
+
+
 class Device:
     def __init__(self, name: str, seed: int) -> None:
         self.name, self.seed = name, seed
-        self.heard: list[object] = []
-        """What it gets, run by run; the same each time."""
+        self.heard: list[list[Heard | str]] = []
+        """Answers and errors that it gets, run by run; the same each time."""
 
     async def live(self, service: Conversations, hurried: bool) -> None:
         random, moods = Random(self.seed), Random(f"{self.seed} {hurried}")
-        heard: list[object] = []
+        heard: list[Heard | str] = []
         for number in range(1, random.randint(2, 4)):
             service.declare(self.name, random.choice([TOOLS, TOOLS[:1], []]))
-            question = f"canary {self.name} {'x' * random.randint(0, 9)}"
+            question = f"canary {self.name} {'x' * random.choice([*range(10), 600])}"
+            schema = {"type": f"canary {self.name} "} if random.random() < 0.1 else None
             for _ in range(moods.randrange(30)):
                 await asyncio.sleep(0)
-            turn = service.ask(self.name, question, number=number)
-            heard += await self.listen(turn, moods)
+            try:
+                turn = service.ask(self.name, question, number=number, schema=schema)
+            except (ContextError, UsageError) as error:
+                heard.append(str(error))
+            else:
+                heard.append(await self.listen(turn, moods))
         self.heard.append(heard)
 
-    async def listen(self, turn: Turn, moods: Random) -> list[object]:
+    async def listen(self, turn: Turn, moods: Random) -> Heard:
         text, calls = b"", {}
         while True:
             patience = moods.randint(1, 30)
@@ -357,7 +372,7 @@ class Device:
                         turn.result(event.number, True, f"canary {self.name} {event.number}")
                     case Done():
                         assert text.decode() == turn.text
-                        return [text, calls, event.reason]
+                        return Heard(text, calls, event.reason)
                 patience -= 1
                 if not patience:  # the line is lost
                     break
@@ -373,14 +388,15 @@ TOOLS = [
 ]
 
 
+@pytest.mark.parametrize("seed", range(0, SEEDS if SEEDS > 1000 else 100, 50))
 def test_devices_with_tools_hear_what_they_would_hear_alone(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    seed: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(scheduling, "ThreadPoolExecutor", Inline)
+    caplog.set_level("DEBUG", "edgellm")
     grammars = Grammars(ToyTokenizer())
-    called = 0
-    for seed in range(1000 if os.environ.get("EDGELLM_SOAK") else 100):
-        household = Household(seed, grammars)
+    called = refused = 0
+    for household in (Household(one, grammars) for one in range(seed, seed + 50)):
         asyncio.run(household.together())
         asyncio.run(household.apart())
         for device in household.devices:
@@ -388,6 +404,8 @@ def test_devices_with_tools_hear_what_they_would_hear_alone(
             assert together == apart
             others = {other.name for other in household.devices if other is not device}
             assert not any(f"canary {name} " in repr(together) for name in others)
-            called += sum(len(calls) for calls in together[1::3])
-    assert called > 300
+            called += sum(len(one.calls) for one in together if isinstance(one, Heard))
+            refused += sum(isinstance(one, str) for one in together)
+    assert called > 100
+    assert refused > 20
     assert "canary" not in caplog.text

@@ -6,6 +6,7 @@ place, a wrong slot or a wrong position changes every later token; breaking the 
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 import zlib
@@ -148,10 +149,10 @@ class ToyTokenizer:
         self, text: str, add_special: bool = False, parse_special: bool = False
     ) -> list[int]:
         ids = [BOS] if add_special else []
-        while text:
-            special = next((s for s in self.specials if parse_special and text.startswith(s)), "")
-            ids += [self.specials[special]] if special else list(text[0].encode())
-            text = text[len(special) or 1 :]
+        if not parse_special:
+            return [*ids, *text.encode()]
+        for part in re.split("(<bos>|<eos>|<turn>)", text):
+            ids += [self.specials[part]] if part in self.specials else part.encode()
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
