@@ -215,6 +215,8 @@ class Scheduler:
         while job := self._next():
             await self._admit(job)
         for job in self._running:
+            if job.answer.ended:  # this very turn: its slot may be another's already
+                continue
             if job.leader is not None and not self._leads(job.leader, job.shared):
                 job.leader = None
                 await self._share(job)

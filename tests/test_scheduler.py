@@ -195,6 +195,50 @@ def test_two_answers_never_wait_for_each_other() -> None:
     asyncio.run(main())
 
 
+def test_who_stops_while_waiting_for_a_beginning_leaves_the_slots_next_owner_alone() -> None:
+    """He stops within a turn, in which another gets his slot and his leader has come so far."""
+
+    class Meanwhile(ToyExecutor):
+        then: Callable[[], None] | None = None
+
+        def copy(self, source: int, target: int, length: int) -> None:
+            then, self.then = self.then, None
+            if then is not None:
+                then()
+            super().copy(source, target, length)
+
+    executor = Meanwhile(slots=3, rows=20)
+
+    async def test(scheduler: Scheduler) -> None:
+        loop, happened = asyncio.get_running_loop(), threading.Event()
+        requests = [Request([*LONG[:20], *own * 20], GREEDY, 20) for own in (b"a", b"b", b"c")]
+        stranger = ask("z" * 40)
+        answers = [scheduler.submit(Session(name), requests[i]) for i, name in enumerate("ab")]
+
+        def soon() -> None:
+            loop.call_soon_threadsafe(newcomer)
+
+        def newcomer() -> None:
+            executor.during = lambda: None
+            answers.append(scheduler.submit(Session("c"), requests[2]))
+
+        def meanwhile() -> None:
+            answers[1].stop()
+            answers.append(scheduler.submit(Session("z"), stranger))
+            happened.set()
+
+        def then() -> None:
+            loop.call_soon_threadsafe(meanwhile)
+            assert happened.wait(10)
+
+        executor.during, executor.then = soon, then
+        texts = [(await collect(answer))[0] for answer in answers]
+        assert happened.is_set()
+        assert texts == [alone(requests[0]), "", alone(requests[2]), alone(stranger)]
+
+    serve(executor, test)
+
+
 def test_a_newcomer_gets_the_slot_that_somebody_left_with_the_same_beginning() -> None:
     executor = ToyExecutor()
 
