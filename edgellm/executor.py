@@ -56,7 +56,8 @@ class Executor(Protocol):
     """Positions that a slot holds."""
     slots: int
     threads: int
-    """That compute at once."""
+    """That compute at once. Whoever calls `run` may set it between two calls, to 1 at least and to
+    what it was at first at most, which changes no bit of the results."""
     max_rows: int
     """The most rows of one `run`, `chunk` and `slots` at least."""
     chunk: int

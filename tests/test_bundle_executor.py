@@ -73,6 +73,17 @@ def test_where_a_prompt_is_cut_changes_no_bit(small: BundleExecutor, cut: int) -
     np.testing.assert_array_equal(small.prefill(TOKENS[cut:], 1, cut), whole)
 
 
+def test_threads_may_change_between_two_steps(small: BundleExecutor) -> None:
+    every = small.prefill(TOKENS, 0, 0, every=True)
+    other = opened(threads=3)
+    assert other.threads == 3
+    for place, (token, threads) in enumerate(zip(TOKENS, [1, 3, 2, 9, 0] * 99, strict=False)):
+        other.threads = threads
+        assert other.threads == min(max(threads, 1), 3)
+        np.testing.assert_array_equal(other.step([token], [2], [place])[0], every[place])
+    other.close()
+
+
 @pytest.mark.parametrize("threads", [1, 3, 16])
 def test_the_number_of_threads_changes_no_bit(small: BundleExecutor, threads: int) -> None:
     other = opened(threads=threads)

@@ -113,6 +113,25 @@ def test_work_is_shared_while_the_pool_is_awake() -> None:
     assert len(seen) == 2
 
 
+def test_a_step_may_be_for_fewer_threads_than_there_are() -> None:
+    pool = Engine(built(), 4)
+    counter = np.zeros(1000, np.int32)
+    counting, looking = Program([(COUNT, [counter], (1000,))]), []
+    for threads in (1, 2, 3, 4, 9, 2):
+        counting.step.threads = threads
+        assert counting.on(pool)() == 0
+        assert counting.step.threads == min(threads, 4)
+        stacks = np.zeros(64, np.uint64)
+        program = Program([(WHERE, [stacks], (64, 5000))])
+        program.step.threads = threads
+        assert program.on(pool)() == 0
+        looking.append(len(set(stacks.tolist())))
+    pool.close()
+    assert (counter == 6).all()
+    assert looking[0] == 1
+    assert max(looking[1], looking[5]) <= 2
+
+
 def test_threads_sleep_when_there_is_nothing_to_do() -> None:
     pool = Engine(built(), 4)
     counter = np.zeros(64, np.int32)

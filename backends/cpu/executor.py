@@ -70,7 +70,6 @@ class BundleExecutor:
         self._graph, self._int8, self._owner = graph, kv == "int8", owner
         self._kept = -(-context // BLOCK) * BLOCK  # positions
         self._engine: Engine | None = Engine(library, threads or usable())
-        self.threads = self._engine.threads
         try:
             with memory.fitting(name):
                 self._allocate(self._engine, weights, name, weight_bytes)
@@ -87,7 +86,7 @@ class BundleExecutor:
         plan, self._calls = graph.plan(), CallTable(graph)
         body, count = len(graph.body), len(self._calls.which)
         tokens, positions, slots = self._inputs = np.zeros((3, rows), np.int32)
-        step = self._step = Step(rows=rows, threads=self.threads, context=self._kept)
+        step = self._step = Step(rows=rows, threads=engine.threads, context=self._kept)
         step.slot_count, step.kv_int8 = self.slots, self._int8
         step.from_memory = weight_bytes > cache_bytes()
         step.tokens, step.positions = tokens.ctypes.data, positions.ctypes.data
@@ -158,6 +157,14 @@ class BundleExecutor:
         return rope_table(rope, self.context, self._kept)
 
     # --- running --------------------------------------------------------------------------------
+
+    @property
+    def threads(self) -> int:
+        return self._step.threads
+
+    @threads.setter
+    def threads(self, count: int) -> None:
+        self._step.threads = max(1, min(count, self._running().threads))
 
     def run(
         self,

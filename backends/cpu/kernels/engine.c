@@ -152,12 +152,20 @@ static void *live(void *argument) {
 
 // The caller's side
 
-// Give every thread that isn't resting an even share of the call's parts, the caller first.
-static void deal(Pool *pool) {
+// How many threads take part in a step, without those that rest.
+static int sharing(Pool *pool, const Step *step) {
+    int count = step->threads;
+    for (int i = 1; pool->resting && i < step->threads; i++)
+        count -= atomic_load_explicit(&pool->workers[i].resting, memory_order_relaxed);
+    return count;
+}
+
+// Give each of the `sharing` threads an even share of the call's parts, the caller first.
+static void deal(Pool *pool, int sharing) {
     pool->call_count++;
     pool->part_count += (uint32_t)pool->parts;
-    int sharing = pool->threads - pool->resting, begin = 0;
-    for (int i = 0, share = 0; i < pool->threads; i++) {
+    int begin = 0;
+    for (int i = 0, share = 0; i < pool->step->threads; i++) {
         Worker *worker = &pool->workers[i];
         if (atomic_load_explicit(&worker->resting, memory_order_relaxed)) continue;
         int end = (int)(((int64_t)pool->parts * ++share + sharing - 1) / sharing);
@@ -271,18 +279,19 @@ EXPORT void edge_pool_free(Pool *pool) {
 // The table of the kernels that calls are made to, by number: written for each model.
 const Kernel *const *edge_kernels(void);
 
-// Run calls in order; which[i] is the number of call i's kernel. Returns 0, or 1 as soon as
-// *cancel isn't 0, which is looked at before each call.
+// Run calls in order, by as many of the pool's threads as the step says (by all where it says 0);
+// which[i] is the number of call i's kernel. Returns 0, or 1 as soon as *cancel isn't 0, which is
+// looked at before each call.
 EXPORT int edge_run(Pool *pool, const int32_t *which, const Call *calls, int count, Step *step,
                     const volatile int32_t *cancel) {
     const Kernel *const *kernels = edge_kernels();
-    step->threads = pool->threads;
+    if (step->threads < 1 || step->threads > pool->threads) step->threads = pool->threads;
     if (pool->resting) end_rests(pool);
     for (int i = 0; i < count; i++) {
         if (*cancel) return 1;
         const Kernel *kernel = kernels[which[i]];
-        int parts = kernel->parts(&calls[i], step);
-        if (parts == 1 || parts > MOST_PARTS || pool->threads == pool->resting + 1) {
+        int parts = kernel->parts(&calls[i], step), threads = sharing(pool, step);
+        if (parts == 1 || parts > MOST_PARTS || threads == 1) {
             for (int part = 0; part < parts; part++) kernel->run(&calls[i], step, part, parts);
             continue;
         }
@@ -290,7 +299,7 @@ EXPORT int edge_run(Pool *pool, const int32_t *which, const Call *calls, int cou
         pool->call = &calls[i];
         pool->step = step;
         pool->parts = parts;
-        deal(pool);
+        deal(pool, threads);
         work(pool, &pool->workers[0]);
         join(pool);
     }
