@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import mmap
 import re
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 
 from edgellm import board_profile, bounded_file, folders, processor
@@ -113,17 +113,18 @@ def detect(root: Path = processor.ROOT) -> Detected:
 def _sources() -> dict[str, Path]:
     """The files of all profiles by the boards' names; the user's replace edgellm's."""
     found = {}
-    for folder in (Path(str(resources.files(PROFILES))), *_user_folders()):
+    for folder in _folders():
         paths = itertools.islice(sorted(folder.glob("*.toml")), MAX_PROFILES)
         found.update({path.name.removesuffix(".toml"): path for path in paths})
     return found
 
 
-def _user_folders() -> Iterator[Path]:
-    try:
+def _folders() -> Iterator[Path]:
+    package = find_spec(PROFILES)
+    if package is not None and package.origin is not None:
+        yield Path(package.origin).parent
+    with contextlib.suppress(UsageError):  # no home: there are no profiles of the user's
         yield user_folder()
-    except UsageError:
-        return  # no home: there are no profiles of the user's
 
 
 def _parsed(path: Path, name: str) -> Board:
@@ -235,6 +236,8 @@ class _Clues:
             return processor.read_text(self._root / file)
         if not here():
             return ""
+        import subprocess
+
         try:
             done = subprocess.run(command, capture_output=True, timeout=COMMAND_S)
         except (OSError, subprocess.TimeoutExpired):

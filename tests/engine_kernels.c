@@ -35,12 +35,21 @@ static void where(const Call *call, const Step *step, int part, int parts) {
     ((uint64_t *)call->buffers[0])[part] = (uint64_t)__builtin_frame_address(0) >> 20;
 }
 
+int sched_getcpu(void);
+
+// buffers: int32 [parts]; numbers: parts, rounds. As `burn`, and says which processor it ran on.
+static void processor(const Call *call, const Step *step, int part, int parts) {
+    burn(call, step, part, parts);
+    ((int32_t *)call->buffers[0])[part] = sched_getcpu();
+}
+
 static size_t told(const Call *call, const Step *step) { return call->numbers[1] * step->rows; }
 
 static const Kernel COUNT = {as_told, count, NULL}, MIX = {as_told, mix, NULL};
 static const Kernel BURN = {as_told, burn, told}, WHERE = {as_told, where, NULL};
+static const Kernel PROCESSOR = {as_told, processor, NULL};
 
 const Kernel *const *edge_kernels(void) {
-    static const Kernel *const kernels[] = {&COUNT, &MIX, &BURN, &WHERE};
+    static const Kernel *const kernels[] = {&COUNT, &MIX, &BURN, &WHERE, &PROCESSOR};
     return kernels;
 }

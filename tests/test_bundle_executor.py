@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import numpy as np
@@ -15,6 +16,7 @@ from small_step import CONFIG, CONTEXT, VOCAB
 from edgellm import memory
 from edgellm.errors import BackendError, FitError
 from edgellm.executor import Cancelled
+from edgellm_backends.cpu import cores, thread_count
 from edgellm_backends.cpu.executor import BundleExecutor
 
 WEIGHTS = small_step.weights()
@@ -25,7 +27,7 @@ TOKENS = [(7 * place + 3) % VOCAB for place in range(CONTEXT)]
 def opened(
     context: int = CONTEXT,
     slots: int = 3,
-    threads: int = 2,
+    threads: int | None = 2,
     kv: Literal["f16", "int8"] = "f16",
     max_rows: int = 16,
     weight_bytes: int = 0,
@@ -89,6 +91,47 @@ def test_the_number_of_threads_changes_no_bit(small: BundleExecutor, threads: in
     other = opened(threads=threads)
     every = small.prefill(TOKENS, 0, 0, every=True)
     np.testing.assert_array_equal(other.prefill(TOKENS, 0, 0, every=True), every)
+    other.close()
+
+
+def test_a_single_row_takes_the_threads_that_were_measured(
+    small: BundleExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = []
+
+    def fastest(memory: thread_count.Memory, run: Callable[[int], int]) -> int:
+        for count in (3, 2, 1):
+            assert run(count) == 0
+        counts.append(other_cores.count)
+        return 2
+
+    other_cores = cores.Cores(3, frozenset(os.sched_getaffinity(0)), little=False)
+    monkeypatch.setattr(cores, "find", lambda: other_cores)
+    monkeypatch.setattr(thread_count.Memory, "fastest", fastest)
+    other = opened(threads=None)
+    assert counts == [other.threads] == [3]
+    every = small.prefill(TOKENS, 0, 0, every=True)
+    np.testing.assert_array_equal(other.prefill(TOKENS[:9], 0, 0), every[8])
+    assert other._step.threads == 3
+    np.testing.assert_array_equal(other.step([TOKENS[9]], [0], [9])[0], every[9])
+    assert other._step.threads == 2
+    other.threads = 1
+    other.step([TOKENS[9]], [0], [9])
+    assert other._step.threads == 1
+    other.close()
+    opened(threads=3).close()
+    assert len(counts) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="threads can't be pinned here")
+@pytest.mark.parametrize(("threads", "pinned"), [(None, True), (1, True), (2, False)])
+def test_little_cores_are_left_alone(
+    threads: int | None, pinned: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    big = frozenset({max(os.sched_getaffinity(0))})
+    monkeypatch.setattr(cores, "find", lambda: cores.Cores(1, big, little=True))
+    other = opened(threads=threads)
+    assert (other._engine is not None and other._engine._cpus) == (big if pinned else None)
     other.close()
 
 

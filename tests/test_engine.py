@@ -26,7 +26,7 @@ from edgellm_backends.cpu import cores, engine, library, target
 from edgellm_backends.cpu.calls import CALL
 from edgellm_backends.cpu.engine import Engine, Step
 
-COUNT, MIX, BURN, WHERE = range(4)
+COUNT, MIX, BURN, WHERE, PROCESSOR = range(5)
 SOURCE = Path(__file__).with_name("engine_kernels.c")
 KERNELS = [library.KERNELS / f"{name}.c" for name in ("engine", "choice", "slots")]
 
@@ -166,6 +166,33 @@ def test_cancelled_before_the_next_call() -> None:
     timer.join()
     program.calls["numbers"][:, 1] = 0
     assert run() == 0
+    assert (counter == 1).all()
+    pool.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="threads can't be pinned here")
+def test_pinned_threads_stay_where_they_are_told() -> None:
+    before, tasks = os.sched_getaffinity(0), set(os.listdir("/proc/self/task"))
+    cpu = max(before)
+    pool = Engine(built(), 3, frozenset({cpu}))
+    workers = set(os.listdir("/proc/self/task")) - tasks
+    assert len(workers) == 2
+    assert [os.sched_getaffinity(int(worker)) for worker in workers] == [{cpu}] * 2
+    assert os.sched_getaffinity(0) == before
+    where = np.full(64, -1, np.int32)
+    run = Program([(PROCESSOR, [where], (64, 20_000))]).on(pool)
+    for _ in range(20):
+        assert run() == 0
+        assert (where == cpu).all()  # the caller's parts, too
+        assert os.sched_getaffinity(0) == before
+    pool.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="threads can't be pinned here")
+def test_processors_that_are_gone_are_done_without() -> None:
+    pool = Engine(built(), 2, frozenset({4095}))
+    counter = np.zeros(64, np.int32)
+    assert Program([(COUNT, [counter], (64,))]).on(pool)() == 0
     assert (counter == 1).all()
     pool.close()
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 
 import numpy as np
@@ -54,14 +55,22 @@ class Engine:
     Not thread-safe. A forked child can't use its parent's engine: it has none of its threads.
     """
 
-    def __init__(self, library: bytes | memoryview, threads: int) -> None:
-        """Raises BackendError if the library can't be loaded."""
+    def __init__(
+        self, library: bytes | memoryview, threads: int, cpus: frozenset[int] | None = None
+    ) -> None:
+        """Only the logical processors `cpus` are computed on, if given: the pool's threads stay
+        there, the caller goes there for as long as a call lasts.
+
+        Raises BackendError if the library can't be loaded.
+        """
+        self._cpus = cpus
         self._pool: int | None = None
         self._file: int | None
         self._library, self._file = _load(library)
         try:
             self._declare()
-            self._pool = self._library.edge_pool(threads)
+            with _running_on(cpus):  # which threads inherit
+                self._pool = self._library.edge_pool(threads)
         except AttributeError as error:
             self.close()
             raise BackendError(f"the bundle's library isn't edgellm's: {error}") from error
@@ -89,7 +98,17 @@ class Engine:
         addresses = (self._pool, which, table), (ctypes.addressof(step), ctypes.addressof(cancel))
         # Converted once, not for every token.
         before, after = (tuple(map(ctypes.c_void_p, part)) for part in addresses)
-        return partial(self._library.edge_run, *before, ctypes.c_int(count), *after)
+        run: Callable[[], int] = partial(
+            self._library.edge_run, *before, ctypes.c_int(count), *after
+        )
+        if self._cpus is None:
+            return run
+
+        def run_there() -> int:
+            with _running_on(self._cpus):
+                return run()
+
+        return run_there
 
     def scratch(self, calls: tuple[int, int, int], step: Step) -> int:
         """Bytes of scratch memory that the hungriest of some calls asks for (`CallTable.part`)."""
@@ -142,6 +161,22 @@ class Engine:
         _ctypes.dlclose(self._library._handle)
         os.close(self._file)
         self._file = None
+
+
+@contextmanager
+def _running_on(cpus: frozenset[int] | None) -> Iterator[None]:
+    """Keep this thread on some logical processors, wherever it was allowed to be before."""
+    if cpus is None:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    with suppress(OSError):  # they may have been taken from this process meanwhile
+        os.sched_setaffinity(0, cpus)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            os.sched_setaffinity(0, before)
 
 
 def _load(library: bytes | memoryview) -> tuple[ctypes.CDLL, int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -20,14 +20,16 @@ from edgellm.executor import Cancelled
 from edgellm.graph import StepGraph
 from edgellm.rope import alibi_slopes, rope_table
 
+from . import cores, thread_count
 from .cache import cache_bytes
 from .calls import CallTable
-from .cores import usable
 from .engine import Engine, Step
 
 MAX_ROWS = 128
 BLOCK = 16
 """The engine keeps positions in blocks of so many."""
+SAMPLE_BYTES = 16 << 20
+"""Of weights, read to find out how many threads are fastest: more than a board's caches hold."""
 PADDING = 256
 """Bytes past the end of scratch memory that kernels may read, as whole vectors."""
 RUNTIME_BYTES = 45 << 20
@@ -69,10 +71,20 @@ class BundleExecutor:
         self.max_rows = max(max_rows, slots)
         self._graph, self._int8, self._owner = graph, kv == "int8", owner
         self._kept = -(-context // BLOCK) * BLOCK  # positions
-        self._engine: Engine | None = Engine(library, threads or usable())
+        found = cores.find()
+        wished = threads or found.count
+        # Whoever asks for more threads than there are big cores means the little ones, too.
+        cpus = found.cpus if found.little and wished <= found.count else None
+        engine = Engine(library, wished, cpus)
+        self._engine: Engine | None = engine
+        self._most = engine.threads
         try:
             with memory.fitting(name):
-                self._allocate(self._engine, weights, name, weight_bytes)
+                self._allocate(engine, weights, name, weight_bytes)
+            self._single = self._most
+            if threads is None and self._most > 1:
+                known = thread_count.remembered(library, found.cpus, self._most)
+                self._single = known.fastest(self._sample(engine, weight_bytes))
         except BaseException:
             self.close()
             raise
@@ -130,6 +142,20 @@ class BundleExecutor:
             for part in ((0, count), (0, body), (body, count))
         )
 
+    def _sample(self, engine: Engine, weight_bytes: int) -> Callable[[int], int]:
+        """A function that takes a step of one row with so many threads, as far as SAMPLE_BYTES of
+        weights go, about."""
+        count = len(self._calls.which)
+        if weight_bytes > SAMPLE_BYTES:
+            count = -(-len(self._graph.body) * SAMPLE_BYTES // weight_bytes)
+        part = engine.prepared(self._calls.part(0, count), self._step, self._cancel)
+
+        def run(threads: int) -> int:
+            self._step.rows, self._step.threads = 1, threads
+            return part()
+
+        return run
+
     def _addresses(self, starts: Mapping[int, int], weights: Mapping[str, int]) -> dict[int, int]:
         """Of every buffer of the graph; row buffers start somewhere in the rows' memory."""
         addresses = {index: self._rows.ctypes.data + start for index, start in starts.items()}
@@ -160,11 +186,11 @@ class BundleExecutor:
 
     @property
     def threads(self) -> int:
-        return self._step.threads
+        return self._most
 
     @threads.setter
     def threads(self, count: int) -> None:
-        self._step.threads = max(1, min(count, self._running().threads))
+        self._most = max(1, min(count, self._running().threads))
 
     def run(
         self,
@@ -215,6 +241,7 @@ class BundleExecutor:
                 raise ValueError(f"slot {slot}, position {position} in a context of {self.context}")
             self._tokens[row], self._slots[row], self._positions[row] = tokens[row], slot, position
         self._step.rows = count
+        self._step.threads = self._most if count > 1 else min(self._most, self._single)
         if asked == count:
             stopped = self._whole()
         else:
