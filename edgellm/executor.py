@@ -176,8 +176,8 @@ class Backend(Protocol):
         progress: Progress | None = None,
     ) -> Executor:
         """Return what runs a bundle that this backend has built; it is used until the executor is
-        closed. By default there is a thread for each processor, and keys and values are kept as
-        the backend thinks best.
+        closed. How many threads there are, and how keys and values are kept, is by default what it
+        finds best.
 
         Raises FitError where weights and slots don't fit, before memory is taken for them,
         UsageError for a `kv` that the backend hasn't.

@@ -141,8 +141,8 @@ def load(
     `exact` builds none, but computes in float32 over exactly dequantised weights. `context` is the
     number of positions of each of `slots` sequences. By default it is what the model was trained
     for (of longrope models, before its stretching), within 512 and 4096, and grows with a longer
-    prompt. By default there is a thread for each processor. `kv` says how keys and values are kept
-    ("int8" halves the memory of "f16"); by default as the backend thinks best.
+    prompt. `threads` compute, and `kv` says how keys and values are kept ("int8" halves the memory
+    of "f16"): by default what the backend finds best.
 
     Raises FormatError or UnsupportedError for a file that can't be run, TrustError for a bundle by
     somebody who isn't trusted, UsageError for a bad argument, BackendError if there is no such

@@ -41,6 +41,11 @@ FEW = {
 FAMILIES = dict.fromkeys(FEW, EVERY) if os.environ.get("EDGELLM_FAMILIES") == "all" else FEW
 QUANTISED = ("small_llama", "small_gemma3")  # Q4_0 and Q8_0
 TOKENS = list(range(3, 43))
+BOARDS = {
+    "raspberry-pi-3": "cortex-a53",
+    "raspberry-pi-4": "cortex-a72",
+    "raspberry-pi-5": "cortex-a76",
+}
 CONFIDENT, AGREEMENT, ERROR = 0.05, 0.97, 0.04
 """Margins and errors are shares of a position's range of logits."""
 
@@ -57,14 +62,15 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
     return Machine(qemu, ROOT, project)
 
 
-def build(model: Path | None, name: str, out: Path) -> Path:
-    """Build a bundle for a target; skips without a compiler."""
+def build(model: Path | None, name: str, out: Path, board: str | None = None) -> Path:
+    """Build a bundle for a target, named by a board or itself; skips without a compiler."""
     try:
         library.toolchain(target.find(name))
     except BackendError as error:
         pytest.skip(str(error))
     given = [] if model is None else [str(model)]
-    assert cli.main(["build", *given, "--target", name, "-o", str(out)]) == 0
+    place = ["--board", board] if board else ["--target", name]
+    assert cli.main(["build", *given, *place, "-o", str(out)]) == 0
     return out
 
 
@@ -142,11 +148,34 @@ def test_a_bundle_has_no_instruction_that_its_target_lacks(
 def test_a_processor_that_lacks_instructions_is_told(
     machine: Machine, bundles: Callable[[str], Path]
 ) -> None:
+    """An error of ours, where the bundle's first dot product would end the process."""
     needing = bundles("cortex-a76") / f"{QUANTISED[0]}.edge"
     done = machine.python("-m", "edgellm", "chat", needing, cpu="cortex-a72")
     assert done.returncode == 1, done.stdout
     assert "asimddp" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("board", BOARDS)
+def test_a_trained_model_writes_on_a_board_what_llama2_c_does(
+    machine: Machine, shared: Path, board: str, tmp_path: Path
+) -> None:
+    stories, cpu = shared / "stories260k", BOARDS[board]
+    made = build(stories / "stories260K.gguf", cpu, tmp_path / "stories.edge", board)
+    options = ("-c", "256", "--temp", "0", "-p", "")
+    done = machine.python("-m", "edgellm", "run", made, *options, cpu=cpu)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == (stories / "greedy_256.txt").read_text()
+
+
+@pytest.mark.parametrize("cpu", BOARDS.values())
+def test_features_are_the_processors_own(machine: Machine, cpu: str) -> None:
+    """Not those of /proc/cpuinfo, which is this machine's."""
+    code = "from edgellm import board; print(*board.detect().board.cpu.features)"
+    done = machine.python("-c", code, cpu=cpu)
+    found = set(done.stdout.split())
+    assert {"fp", "asimd"} <= found
+    assert ("asimddp" in found) == (cpu == "cortex-a76")
 
 
 def test_a_chat_without_compiler_and_tinygrad(machine: Machine, tmp_path: Path) -> None:

@@ -49,7 +49,11 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 def add_running(parser: argparse.ArgumentParser) -> None:
     """What running it may take."""
     parser.add_argument(
-        "-t", "--threads", type=positive, metavar="N", help="threads (default: one a core)"
+        "-t",
+        "--threads",
+        type=positive,
+        metavar="N",
+        help="threads (default: one a big core, or as many as are fastest)",
     )
     add_kv(parser)
 
