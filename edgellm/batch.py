@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from edgellm.answer import Answer
     from edgellm.executor import Executor
     from edgellm.generation import Generation, Piece
+    from edgellm.governor import Gear
     from edgellm.pace import Pace
     from edgellm.session import Slot
 
@@ -34,6 +35,9 @@ class Part:
     """After the step: whether it drew a token that is to be fed next."""
 
 
+REST_S = 0.05
+"""Of a pause, before the next look at whether it's still wanted."""
+
 News = list[tuple["Answer", "Piece | Exception"]]
 """What came of a step, for each answer that anything came of."""
 
@@ -44,9 +48,12 @@ class Batch:
     def __init__(self, executor: Executor, pace: Pace) -> None:
         self._executor = executor
         self._pace = pace
+        self.gear: Gear | None = None
+        """How much the machine may work, from the next step on; None: as much as it can."""
         self.answers = 0
         """How many answers drew a token in the last step that drew any."""
         self._drawn = self._seconds = 0.0  # lately: both fade within a second or so of work
+        self._rest_end = 0.0
 
     @property
     def tokens_per_second(self) -> float:
@@ -61,8 +68,13 @@ class Batch:
         tell: Callable[[News], object],
     ) -> None:
         """Do a step and, while nothing changes but that each answer has one token more to be fed,
-        further ones, `steps` at most; tell the news of each at once."""
+        further ones, `steps` at most; tell the news of each at once. Where there is still a pause
+        to be made, it comes first, and nothing else if it is interrupted."""
         while True:
+            while (left := self._rest_end - time.perf_counter()) > 0:
+                if interrupted():
+                    return
+                time.sleep(min(left, REST_S))
             news = self._step(parts)
             if news:
                 tell(news)
@@ -73,6 +85,9 @@ class Batch:
                 part.tokens, part.decodes = part.generation.tokens[-1:], True
 
     def _step(self, parts: Sequence[Part]) -> News:
+        gear = self.gear
+        if gear is not None and gear.threads != self._executor.threads:
+            self._executor.threads = gear.threads
         began = time.perf_counter()
         news: News = []
         for part in parts:
@@ -82,6 +97,10 @@ class Batch:
         decoding = sum(part.decodes for part in parts)
         rows = sum(len(part.tokens) for part in parts)
         self._pace.measure(decoding, rows - decoding, seconds)
+        if gear is not None and gear.duty < 1:
+            pause = seconds * (1 / gear.duty - 1)
+            self._rest_end = began + seconds + pause
+            seconds += pause
         if news:
             self.answers = len(news)
             fading = max(0.0, 1.0 - seconds)

@@ -52,6 +52,12 @@ class Job:
         """How many of its tokens aren't in its slot: one while it decodes."""
         return len(self.generation.tokens) - (len(self.slot.tokens) if self.slot else 0)
 
+    @property
+    def fixed(self) -> list[int]:
+        """Those of its tokens that may come from elsewhere than its own steps: the last one is
+        always fed, for what follows is drawn from its logits."""
+        return self.generation.tokens[:-1]
+
     def admit(self, slot: Slot) -> None:
         self.slot, self.passed = slot, 0
         self.answer.begun = self.answer.begun or time.monotonic()

@@ -46,6 +46,7 @@ from edgellm.session import Session, Slot, common_prefix
 
 if TYPE_CHECKING:
     from edgellm.executor import Executor
+    from edgellm.governor import Gear
     from edgellm.tokenizer import Tokenizer
 
 SMOOTHING = 0.3
@@ -154,6 +155,15 @@ class Scheduler:
             session.slot.owner = None
             session.slot = None
 
+    @property
+    def busy(self) -> bool:
+        """Whether there are answers under way."""
+        return any(not job.answer.ended for job in self._running)
+
+    def shift(self, gear: Gear) -> None:
+        """Work so much, from the next step on; see `edgellm.governor`."""
+        self._batch.gear = gear
+
     def status(self) -> dict[str, object]:
         waiting = [job.priority for job in self._waiting if not job.answer.ended]
         return {
@@ -256,7 +266,7 @@ class Scheduler:
 
     async def _admit(self, job: Job) -> None:
         """Give the job a slot that holds as much of its prompt as possible."""
-        session, prompt = job.session, fixed(job)
+        session, prompt = job.session, job.fixed
         at_home = session.slot is not None
         slot = session.slot or self._choose(prompt)
         if slot.owner is not None:
@@ -311,7 +321,7 @@ class Scheduler:
 
     async def _share(self, job: Job) -> None:
         """Copy what another slot holds of the job's tokens and its own doesn't."""
-        prompt, slot = fixed(job), job.slot
+        prompt, slot = job.fixed, job.slot
         if slot is None:
             return
         best = max(self._slots, key=lambda other: common_prefix(other.tokens, prompt))
@@ -380,12 +390,6 @@ class Scheduler:
     def _retry_ms(self) -> int:
         """When the next slot will probably become free, between 0.1 s and a minute."""
         return int(1000 * min(60.0, max(0.1, self._answer_s / len(self._slots))))
-
-
-def fixed(job: Job) -> list[int]:
-    """Those of the job's tokens that may come from elsewhere than its own steps: the last one is
-    always fed, for what follows is drawn from its logits."""
-    return job.generation.tokens[:-1]
 
 
 def part(job: Job, count: int) -> Part:

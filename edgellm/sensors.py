@@ -15,7 +15,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path("/")
+from edgellm.processor import ROOT, read_text
+
 UNDER_VOLTAGE, CAPPED, THROTTLED, SOFT_LIMIT = 1, 2, 4, 8
 """The bits: the supply is too weak; the clock is limited; it is lowered; it is so from the soft
 limit on (60 °C, of a 3B+)."""
@@ -26,7 +27,7 @@ CASES = ("acpitz",)
 """Types of thermal zones that tell of the processor, on a machine whose profile names none; and
 those that are told of where there are no better ones."""
 LONGEST = 4096
-"""Bytes that are read of a file."""
+"""Bytes that are looked at of what a command says."""
 COLDEST, HOTTEST = -40.0, 150.0
 """Degrees Celsius that a sensor may well say; whatever else it says is none."""
 LOWEST_TRIP, HIGHEST_TRIP = 60.0, 110.0
@@ -55,9 +56,11 @@ class Sensors:
     def __init__(self, root: Path = ROOT, zones: Sequence[str] = ()) -> None:
         """`root` has the /sys to read; `zones` are the types of the thermal zones, as patterns."""
         self._zones = _thermal_zones(root, zones)
-        self._bits = next(iter(sorted(root.glob("sys/devices/platform/soc*/*/get_throttled"))), None)
+        self._bits = next(
+            iter(sorted(root.glob("sys/devices/platform/soc*/*/get_throttled"))), None
+        )
         hwmon = (path.parent for path in root.glob("sys/class/hwmon/hwmon*/name"))
-        voltages = (path for path in hwmon if _text(path / "name") == "rpi_volt")
+        voltages = (path for path in hwmon if read_text(path / "name") == "rpi_volt")
         self._alarms = [path / "in0_lcrit_alarm" for path in voltages]
         self._cores = sorted(root.glob("sys/devices/system/cpu/cpufreq/policy*"))
         self._command: str | None = None
@@ -69,11 +72,11 @@ class Sensors:
         return bool(self._zones or self._bits or self._alarms or self._command)
 
     def read(self) -> Reading:
-        temperatures = [*filter(None, map(_degrees, (zone / "temp" for zone in self._zones)))]
-        alarms = [*filter(None, map(_text, self._alarms))]
+        degrees = (_degrees(zone / "temp") for zone in self._zones)
+        alarms = [*filter(None, map(read_text, self._alarms))]
         clocks = [*filter(None, map(_clock, self._cores))]
         return Reading(
-            max(temperatures, default=None),
+            max((each for each in degrees if each is not None), default=None),
             self._firmware(),
             any(alarm != "0" for alarm in alarms) if alarms else None,
             min(clocks, default=None),
@@ -85,7 +88,7 @@ class Sensors:
         found = []
         for zone in self._zones:
             for kind in zone.glob("trip_point_*_type"):
-                below = {"passive": 0.0, "hot": 0.0, "critical": 10.0}.get(_text(kind) or "")
+                below = {"passive": 0.0, "hot": 0.0, "critical": 10.0}.get(read_text(kind))
                 trip = _degrees(kind.with_name(kind.name.replace("_type", "_temp")))
                 if below is not None and trip is not None and LOWEST_TRIP <= trip <= HIGHEST_TRIP:
                     found.append(trip - below)
@@ -93,7 +96,7 @@ class Sensors:
 
     def _firmware(self) -> int | None:
         if self._bits is not None:
-            return _hexadecimal(_text(self._bits))
+            return _hexadecimal(read_text(self._bits))
         if self._command is None:
             return None
         try:
@@ -112,7 +115,7 @@ class Sensors:
 
 def _thermal_zones(root: Path, wanted: Sequence[str]) -> list[Path]:
     kinds = {
-        zone: _text(zone / "type") or "" for zone in root.glob("sys/class/thermal/thermal_zone*")
+        zone: read_text(zone / "type") for zone in root.glob("sys/class/thermal/thermal_zone*")
     }
 
     def of(patterns: Sequence[str]) -> Iterator[Path]:
@@ -123,18 +126,9 @@ def _thermal_zones(root: Path, wanted: Sequence[str]) -> list[Path]:
     return [*of(wanted)] or [*of(PROCESSORS)] or [*of(CASES)]
 
 
-def _text(path: Path) -> str | None:
-    """A file's text, or None where it can't be read: a sensor may be gone, or busy."""
-    try:
-        with path.open("rb") as file:
-            return file.read(LONGEST).decode(errors="replace").strip()
-    except OSError:
-        return None
-
-
 def _number(path: Path) -> int | None:
-    text = _text(path)
-    return int(text) if text is not None and re.fullmatch(r"-?[0-9]{1,9}", text) else None
+    text = read_text(path)
+    return int(text) if re.fullmatch(r"-?[0-9]{1,9}", text) else None
 
 
 def _degrees(path: Path) -> float | None:
@@ -149,7 +143,7 @@ def _clock(policy: Path) -> float | None:
     return now / most if now is not None and now > 0 and most is not None and most > 0 else None
 
 
-def _hexadecimal(text: str | None) -> int | None:
-    """"50005", as the kernel says it, or "throttled=0x50005", as vcgencmd does."""
-    found = re.fullmatch(r"(?:throttled=)?(?:0x)?([0-9a-fA-F]{1,8})", (text or "").strip())
+def _hexadecimal(text: str) -> int | None:
+    """ "50005", as the kernel says it, or "throttled=0x50005", as vcgencmd does."""
+    found = re.fullmatch(r"(?:throttled=)?(?:0x)?([0-9a-fA-F]{1,8})", text.strip())
     return int(found[1], 16) if found else None
