@@ -296,12 +296,14 @@ def context_for(file: ModelFile, asked: int | None = None) -> int:
     return asked
 
 
-def backend(device: str) -> Backend:
-    """The backend for a device. Raises BackendError if no plugin has it, or it can't run here."""
+def backend(device: str, *, here: bool = True) -> Backend:
+    """The backend for a device. Raises BackendError if no plugin has it, or, unless it is only to
+    build for elsewhere, it can't run here."""
     found: Backend | None = plugins.ask("backend", device=device)
     if found is None:
         names = plugins.offered("backend")
         raise BackendError(f"no backend runs on {device!r}; there are: {names}")
-    if found.probe() is None:
-        raise BackendError(f"the backend {found.name!r} finds no {device!r} here to run on")
+    if here and found.probe() is None:
+        why = found.lacks(found.target()) or f"it finds no {device!r} here to run on"
+        raise BackendError(f"the backend {found.name!r} can't run here: {why}")
     return found

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typed_models
+from device_models import assert_rows_are_apart
 from numpy.typing import NDArray
 
 import edgellm
@@ -48,20 +49,6 @@ def assert_close(found: Array, exact: Array) -> None:
     agreeing = exact.argmax(axis=1) == found.argmax(axis=1)
     assert agreeing[confident].mean() >= AGREEMENT
     assert (np.abs(found - exact).max(axis=1) / extent).max() <= ERROR
-
-
-def assert_rows_are_apart(run: Executor, tokens: Sequence[int], every: Array) -> None:
-    """Whether rows come one by one, some at a time or beside others changes no bit."""
-    single = [run.step([token], [1], [at])[0] for at, token in enumerate(tokens)]
-    np.testing.assert_array_equal(single, every)
-    at = len(tokens) // 3
-    run.prefill(tokens[:at], 0, 0)
-    np.testing.assert_array_equal(run.prefill(tokens[at:], 0, at, every=True), every[at:])
-    run.prefill(tokens[: at - 1], 2, 0)
-    mixed = [(0, at), *((1, place) for place in range(at)), (2, at - 1), (2, at)]
-    slots, places = zip(*mixed, strict=True)
-    found = run.run([tokens[place] for place in places], slots, places, range(len(mixed)))
-    np.testing.assert_array_equal(found, every[list(places)])
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -42,6 +42,11 @@ class Memory(Protocol):
     nbytes: int
 
 
+Argument = Memory | int | float | None
+"""Of a kernel: whole numbers are passed as 32-bit ones, others as float32; None is a null pointer,
+which the kernel doesn't read."""
+
+
 class Launch(Protocol):
     """A kernel with its arguments, ready to run as often as wanted."""
 
@@ -52,13 +57,10 @@ class Launch(Protocol):
 class Program(Protocol):
     """Compiled source."""
 
-    def launch(
-        self, kernel: str, arguments: Sequence[Memory | int | float | None], items: int
-    ) -> Launch:
+    def launch(self, kernel: str, arguments: Sequence[Argument], items: int) -> Launch:
         """One of its kernels over groups of `items` work items, which lie in the first dimension.
 
-        Whole numbers are passed as 32-bit ones, others as float32; None is a null pointer, which
-        the kernel doesn't read. Raises BackendError where there is no such kernel.
+        Raises BackendError where there is no such kernel.
         """
 
 

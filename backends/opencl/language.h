@@ -67,3 +67,4 @@ typedef Floats Reals;
 #define REAL_FMA(a, b, c) FMA(a, b, c)
 #endif
 #define REAL_SPLAT(x) ((Reals)((Real)(x)))
+#define ROW_FUNCTION(name, ...) name(__VA_ARGS__)  // a row function of tinygrad's

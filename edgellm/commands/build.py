@@ -53,7 +53,7 @@ def main(options: argparse.Namespace) -> int:
     path = Path(shared.model_file(options))
     if bundle.is_bundle(path):
         raise UsageError(f"{path}: that is a bundle; give the model's own file")
-    backend = runtime.backend(options.device)
+    backend = runtime.backend(options.device, here=False)
     target = backend.target(options.target, options.board)
     output: Path = options.output or Path(f"{path.stem}-{target.name}.edge")
     if output.is_dir() or (output.exists() and output.samefile(path)):

@@ -1,4 +1,4 @@
-// attend: each head's softmax over the positions that its row sees, and the sum of their values.
+// edge_attend: each head's softmax over the positions that its row sees, and the sum of their values.
 // `step`; the state's keys and its values (state.h); q f32 [heads * width] for each row; slopes
 // f32 [heads] or NULL with `sloped` 0; out f32 [heads * width] for each row; `parts`, see below;
 // heads, key heads, width, window (0: none), context; scale, cap of scores (0: none).
@@ -18,7 +18,7 @@
 // Joins a chunk's sum to that of those before it.
 #define JOIN_SUM(sum, before, next, after) FMA(sum, before, (next) * (after))
 
-KERNEL(attend, GLOBAL const int *step, GLOBAL const Kept *keys, GLOBAL const Kept *values,
+KERNEL(edge_attend, GLOBAL const int *step, GLOBAL const Kept *keys, GLOBAL const Kept *values,
        GLOBAL const float *q, GLOBAL const float *slopes, GLOBAL float *out, GLOBAL float *parts,
        NUMBER(int, sloped), NUMBER(int, spread), NUMBER(int, heads), NUMBER(int, key_heads),
        NUMBER(int, width), NUMBER(int, window), NUMBER(int, context), NUMBER(float, scale),
@@ -38,9 +38,9 @@ KERNEL(attend, GLOBAL const int *step, GLOBAL const Kept *keys, GLOBAL const Kep
     float joined_peak = 0.0f, joined_total = 0.0f;
     // All work items of a group see the same chunks.
     for (; chunk <= last && chunk * CHUNK < end && (chunk + 1) * CHUNK > begin; chunk++) {
-        int base = chunk * CHUNK;
-        for (int i = ITEM * WIDE; i < CHUNK; i += ATTEND_ITEMS * WIDE) {
-            int at = base + i < context ? base + i : 0;
+        int base = chunk * CHUNK, count = end - base < CHUNK ? end - base : CHUNK;
+        for (int i = ITEM * WIDE; i < count; i += ATTEND_ITEMS * WIDE) {
+            int at = base + i;
             GLOBAL const Kept *key =
                 keys + at / BESIDE_KEYS * BESIDE_KEYS * width + at % BESIDE_KEYS;
             Floats products = SPLAT(0.0f);
@@ -51,12 +51,12 @@ KERNEL(attend, GLOBAL const int *step, GLOBAL const Kept *keys, GLOBAL const Kep
         BARRIER;
         if (ITEM < TALLIES) {
             float peak = -INFINITY;
-            for (int i = ITEM; i < CHUNK; i += TALLIES) {
+            for (int i = ITEM; i < count; i += TALLIES) {
                 int at = base + i;
                 float score = weights[i];
                 if (cap != 0.0f) score = TANH(score / cap) * cap;
                 score = FMA((float)(at - position), slope, score);
-                score = at >= begin && at < end ? score : -INFINITY;
+                score = at >= begin ? score : -INFINITY;
                 weights[i] = score;
                 peak = fmax(peak, score);
             }
@@ -68,7 +68,7 @@ KERNEL(attend, GLOBAL const int *step, GLOBAL const Kept *keys, GLOBAL const Kep
         BARRIER;
         if (ITEM < TALLIES) {
             float total = 0.0f;
-            for (int i = ITEM; i < CHUNK; i += TALLIES) {
+            for (int i = ITEM; i < count; i += TALLIES) {
                 float weight = EXP(weights[i] - peak);
                 weights[i] = weight;
                 total += weight;
@@ -79,7 +79,7 @@ KERNEL(attend, GLOBAL const int *step, GLOBAL const Kept *keys, GLOBAL const Kep
         float total = 0.0f;
         for (int i = 0; i < TALLIES; i++) total += tallies[i];
 
-        int first = base > begin ? base : begin, after = base + CHUNK < end ? base + CHUNK : end;
+        int first = base > begin ? base : begin, after = base + count;
         GLOBAL float *part = parts + ((row * heads + head) * chunks + chunk) * (HEADER + width);
         float new_peak = joined_total > 0.0f ? fmax(joined_peak, peak) : peak;
         float old_factor = joined_total > 0.0f ? EXP(joined_peak - new_peak) : 0.0f;
@@ -112,8 +112,8 @@ KERNEL(attend, GLOBAL const int *step, GLOBAL const Kept *keys, GLOBAL const Kep
     }
 }
 
-// attend_merge: joins what `attend` has left in `parts`, in order. Launched over (1, heads, rows).
-KERNEL(attend_merge, GLOBAL const int *step, GLOBAL float *out, GLOBAL const float *parts,
+// edge_attend_merge: joins what `attend` has left in `parts`, in order. Launched over (1, heads, rows).
+KERNEL(edge_attend_merge, GLOBAL const int *step, GLOBAL float *out, GLOBAL const float *parts,
        NUMBER(int, heads), NUMBER(int, width), NUMBER(int, window), NUMBER(int, context)) {
     int head = GROUP(1), row = GROUP(2), position = POSITION(step, row);
     int first = FIRST_SEEN(position) / CHUNK, last = position / CHUNK;

@@ -1,6 +1,6 @@
-// conv_store: keeps the rows' inputs in the state of their slots, f32 [slots][context][width].
+// edge_conv_store: keeps the rows' inputs in the state of their slots, f32 [slots][context][width].
 // `step`; the state; x f32 [width] for each row; width, context. Launched over (width, rows).
-KERNEL(conv_store, GLOBAL const int *step, GLOBAL float *state, GLOBAL const float *x,
+KERNEL(edge_conv_store, GLOBAL const int *step, GLOBAL float *state, GLOBAL const float *x,
        NUMBER(int, width), NUMBER(int, context)) {
     int column = INDEX, row = GROUP(1);
     if (column < width)
@@ -8,10 +8,10 @@ KERNEL(conv_store, GLOBAL const int *step, GLOBAL float *state, GLOBAL const flo
             x[row * width + column];
 }
 
-// convolve: each channel filtered over the positions up to the row's own; before the first they
+// edge_convolve: each channel filtered over the positions up to the row's own; before the first they
 // are 0. `step`; out f32 [width] for each row; the state; the filters f32 [width][taps], the last
 // tap for the row's own position; width, taps, context. Launched over (width, rows).
-KERNEL(convolve, GLOBAL const int *step, GLOBAL float *out, GLOBAL const float *state,
+KERNEL(edge_convolve, GLOBAL const int *step, GLOBAL float *out, GLOBAL const float *state,
        GLOBAL const float *filters, NUMBER(int, width), NUMBER(int, taps),
        NUMBER(int, context)) {
     int column = INDEX, row = GROUP(1), position = POSITION(step, row);

@@ -14,6 +14,7 @@
 //   FLOAT_OF_HALF(p, i)           element i of GLOBAL halves (as ushort) as float
 //   HALF_OF_FLOAT(x, p, i)        stores a float as such an element, rounded to nearest
 //   EXP(x), TANH(x)               to within some units in the last place
+//   ROW_FUNCTION(name, ...)       calls a row function that tinygrad wrote, with what else it needs
 //
 // and, for vectors of WIDE numbers (1, 4 or 8, as far as About.wide says; WIDE is defined by
 // whoever assembles the text):

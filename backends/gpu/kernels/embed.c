@@ -1,4 +1,4 @@
-// embed: one row of a packed matrix for each row of the step: its token's, or its position's.
+// edge_embed: one row of a packed matrix for each row of the step: its token's, or its position's.
 // `step`; out f32 [width] for each row; the matrix, its width and length; 1 where positions say
 // which row, else 0. Launched over (width, rows), a work item a column. Of a token that the matrix
 // hasn't, its last row.
@@ -39,7 +39,7 @@ float element(GLOBAL const uint *block, int unit, int r, int i) {
 #endif
 }
 
-KERNEL(embed, GLOBAL const int *step, GLOBAL float *out, GLOBAL const uint *matrix,
+KERNEL(edge_embed, GLOBAL const int *step, GLOBAL float *out, GLOBAL const uint *matrix,
        NUMBER(int, width), NUMBER(int, length), NUMBER(int, by_position)) {
     int column = INDEX, row = GROUP(1);
     if (column >= width) return;

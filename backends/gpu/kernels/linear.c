@@ -1,4 +1,4 @@
-// linear: products of rows with up to three packed matrices of one format.
+// edge_linear: products of rows with up to three packed matrices of one format.
 // `step`; `part`, whose rows they are (ROWS_OF); x f32 [width] for each row; of each matrix the
 // weights, y f32 [n] for each row, and n, 0 for none. Launched over (groups of GROUP_ROWS outputs
 // of all matrices / BESIDE, rows / ROWS), each group with GROUP_ROWS / WIDE * SPLITS * BESIDE items.
@@ -103,7 +103,7 @@ void multiply(GLOBAL const uint *block, int unit, int first, GLOBAL const float 
 }
 #endif
 
-KERNEL(linear, GLOBAL const int *step, NUMBER(int, part), GLOBAL const float *x, NUMBER(int, width),
+KERNEL(edge_linear, GLOBAL const int *step, NUMBER(int, part), GLOBAL const float *x, NUMBER(int, width),
        GLOBAL const uint *w0, GLOBAL float *y0, NUMBER(int, n0),
        GLOBAL const uint *w1, GLOBAL float *y1, NUMBER(int, n1),
        GLOBAL const uint *w2, GLOBAL float *y2, NUMBER(int, n2)) {

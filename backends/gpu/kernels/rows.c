@@ -1,14 +1,14 @@
 // What computes rows number by number.
 
-// gather: rows that are asked for, for the head. `step`; out f32 [width] for each row of the head;
+// edge_gather: rows that are asked for, for the head. `step`; out f32 [width] for each row of the head;
 // x f32 [width] for each row of the body. Launched over (width, rows of the head).
-KERNEL(gather, GLOBAL const int *step, GLOBAL float *out, GLOBAL const float *x,
+KERNEL(edge_gather, GLOBAL const int *step, GLOBAL float *out, GLOBAL const float *x,
        NUMBER(int, width)) {
     int column = INDEX, row = GROUP(1);
     if (column < width) out[row * width + column] = x[WANTED(step, row) * width + column];
 }
 
-// gate: out = activation(gate) * up, or activation(gate) where `gated` is 0. All f32 [width] for
+// edge_gate: out = activation(gate) * up, or activation(gate) where `gated` is 0. All f32 [width] for
 // each row. Launched over (width, rows).
 #define SILU 0
 #define GELU 1
@@ -33,7 +33,7 @@ float one_plus_erf(float x) {
     return x < 0.0f ? result : 2.0f - result;
 }
 
-KERNEL(gate, GLOBAL float *out, GLOBAL const float *gates, GLOBAL const float *up,
+KERNEL(edge_gate, GLOBAL float *out, GLOBAL const float *gates, GLOBAL const float *up,
        NUMBER(int, gated), NUMBER(int, width), NUMBER(int, activation)) {
     int column = INDEX, at = GROUP(1) * width + column;
     if (column >= width) return;
@@ -49,11 +49,11 @@ KERNEL(gate, GLOBAL float *out, GLOBAL const float *gates, GLOBAL const float *u
     out[at] = gated ? y * up[at] : y;
 }
 
-// rotate: turns pairs of a head's leading channels by the angles of the row's position.
+// edge_rotate: turns pairs of a head's leading channels by the angles of the row's position.
 // `step`; out and x f32 [heads * width] for each row; table f32 [positions][2][turned / 2] of
 // cosines and sines; heads, width; channels turned; 0 for halves (x[i], x[i + turned / 2]), 1 for
 // pairs (x[2i], x[2i + 1]). Launched over (heads * width, rows).
-KERNEL(rotate, GLOBAL const int *step, GLOBAL float *out, GLOBAL const float *x,
+KERNEL(edge_rotate, GLOBAL const int *step, GLOBAL float *out, GLOBAL const float *x,
        GLOBAL const float *table, NUMBER(int, heads), NUMBER(int, width), NUMBER(int, turned),
        NUMBER(int, pairs)) {
     int index = INDEX, channel = index % width, row = GROUP(1), half_ = turned / 2;

@@ -1,8 +1,8 @@
-// store: keeps the rows' keys and values in the state of their slots (state.h).
+// edge_store: keeps the rows' keys and values in the state of their slots (state.h).
 // `step`; the state's keys and its values; keys and values f32 [heads * width] for each row; heads,
 // width, context. Launched over (heads * width, rows). NaN is kept as 0, so that what a slot holds
 // beyond its last row is harmless.
-KERNEL(store, GLOBAL const int *step, GLOBAL Kept *kept_keys, GLOBAL Kept *kept_values,
+KERNEL(edge_store, GLOBAL const int *step, GLOBAL Kept *kept_keys, GLOBAL Kept *kept_values,
        GLOBAL const float *keys, GLOBAL const float *values, NUMBER(int, heads),
        NUMBER(int, width), NUMBER(int, context)) {
     int index = INDEX, head = index / width, channel = index % width, row = GROUP(1);
