@@ -129,7 +129,10 @@ class Answer:
             message = f"the answer failed ({type(error).__name__}: {error}); ask again"
             self.error = BackendError(message)
             self.error.__cause__ = error
-            log.error("%s: an answer failed", self.session.name, exc_info=error)
+        cause = self.error.__cause__
+        unforeseen = cause is not None and not isinstance(cause, EdgeError)
+        if isinstance(self.error, BackendError) and unforeseen:
+            log.error("%s: an answer failed", self.session.name, exc_info=cause)
         self._end(self.error)
 
     def _end(self, event: Done | EdgeError) -> None:

@@ -20,6 +20,9 @@ PROFILES = "edgellm_boards"
 """The package whose files the profiles are: data, of which nothing is run."""
 GENERIC = "generic"
 MAX_PROFILES = 256
+MAX_CLUE = 256 * 1024
+"""Bytes read of a file; the properties of Android are some ten thousand."""
+FIRMWARE = "sys/class/dmi/id"
 COMMAND_S = 5
 ANDROID_FILES = ("system/build.prop", "system/bin/app_process64", "system/bin/getprop")
 
@@ -173,13 +176,13 @@ class _Clues:
 
     def firmware(self) -> list[str]:
         """Names that a PC's firmware gives: of the product, then of the board."""
-        folder = self._root / "sys/class/dmi/id"
-        texts = (processor.read_text(folder / name) for name in ("product_name", "board_name"))
+        texts = (self._read(f"{FIRMWARE}/{name}") for name in ("product_name", "board_name"))
         return [text for text in texts if text]
 
     def system(self) -> str:
         """ "android", "macos", or "linux" for whatever else."""
-        if any((self._root / name).exists() for name in ("getprop", *ANDROID_FILES)):
+        paths = [self._root / name for name in ("getprop", *ANDROID_FILES)]
+        if any(path.exists() and processor.within(path, self._root) for path in paths):
             return "android"
         return "macos" if self._sysctl() else "linux"
 
@@ -187,7 +190,7 @@ class _Clues:
         """What the machine calls itself; empty where it doesn't."""
         if named := self._tree("model"):
             return named
-        vendor = processor.read_text(self._root / "sys/class/dmi/id/sys_vendor")
+        vendor = self._read(f"{FIRMWARE}/sys_vendor")
         if firmware := self.firmware():
             return f"{vendor} {firmware[0]}".strip()
         if self.system() == "android":
@@ -202,9 +205,7 @@ class _Clues:
 
     def memory(self) -> int | None:
         """Bytes of memory that the system may use."""
-        told = re.search(
-            r"^MemTotal: +(\d{1,15}) kB", processor.read_text(self._root / "proc/meminfo"), re.M
-        )
+        told = re.search(r"^MemTotal: +(\d{1,15}) kB", self._read("proc/meminfo"), re.M)
         if told:
             return int(told[1]) * 1024
         size = self._sysctl().get("hw.memsize", "")
@@ -216,9 +217,12 @@ class _Clues:
 
     def _tree(self, name: str) -> str:
         for folder in ("proc/device-tree", "sys/firmware/devicetree/base"):
-            if text := processor.read_text(self._root / folder / name):
+            if text := self._read(f"{folder}/{name}"):
                 return text
         return ""
+
+    def _read(self, name: str) -> str:
+        return processor.read_text(self._root / name, self._root, MAX_CLUE)
 
     def _getprop(self) -> dict[str, str]:
         text = self._said("getprop", lambda: sys.platform in ("linux", "android"), ["getprop"])
@@ -233,7 +237,7 @@ class _Clues:
     def _said(self, file: str, here: Callable[[], bool], command: list[str]) -> str:
         """What a command of the system's says; of another root, the file that has it."""
         if self._root != processor.ROOT:
-            return processor.read_text(self._root / file)
+            return self._read(file)
         if not here():
             return ""
         import subprocess
@@ -242,4 +246,4 @@ class _Clues:
             done = subprocess.run(command, capture_output=True, timeout=COMMAND_S)
         except (OSError, subprocess.TimeoutExpired):
             return ""
-        return done.stdout[: processor.MAX_FILE].decode("utf-8", "replace")
+        return done.stdout[:MAX_CLUE].decode("utf-8", "replace")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from edgellm.errors import FormatError
 from edgellm.processor import Cluster, numbers
 
-MAX_FILE = 32 * 1024
+MAX_FILE = 8 * 1024
 MAX_ITEMS = 64
 MAX_TEXT = 500
 MAX_CONTEXT = 1 << 20

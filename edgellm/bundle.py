@@ -173,7 +173,7 @@ def open(
         found, graph = manifest.whole(content, placed, file)
         hashes.require(TOKENIZER)
         vocabulary = tokenizer_blob.read(blobs[TOKENIZER], file)
-    _forget(mapped, next(blob for blob in placed if blob.name == TOKENIZER))
+    _forget_read(mapped, placed)
     return Bundle(
         path=file,
         tokenizer=vocabulary,
@@ -224,10 +224,15 @@ def _map(path: Path) -> mmap.mmap:
     return data
 
 
-def _forget(mapped: mmap.mmap, blob: Blob) -> None:
-    """Give back the memory of a blob that isn't read again soon; it is still there to be read."""
-    with contextlib.suppress(AttributeError, OSError):  # only a hint
-        mapped.madvise(mmap.MADV_DONTNEED, blob.offset, blob.nbytes)
+def _forget_read(mapped: mmap.mmap, blobs: Sequence[Blob]) -> None:
+    """Give back the memory of what isn't read again soon, the vocabulary and the space between
+    blobs; it is still there to be read."""
+    for blob in blobs:
+        end = blob.offset + blob.nbytes
+        begin = blob.offset if blob.name == TOKENIZER else -(-end // mmap.PAGESIZE) * mmap.PAGESIZE
+        if begin < (after := manifest.aligned(end)):
+            with contextlib.suppress(AttributeError, OSError):  # only a hint
+                mapped.madvise(mmap.MADV_DONTNEED, begin, after - begin)
 
 
 def _frame(data: memoryview, file: str) -> tuple[Header, bytes, list[Signature]]:

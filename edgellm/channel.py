@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl
 from edgellm.errors import UsageError
 
 if TYPE_CHECKING:
+    from edgellm.notices import Notices
     from edgellm.tools.tool import Tool
 
 
@@ -112,6 +113,9 @@ class Service(Protocol):
     expires.
     """
 
+    notices: Notices
+    """What people and devices should know of the machine."""
+
     @property
     def continues(self) -> bool:
         """Whether the model goes on with raw text; then no words at all are a question, too."""
@@ -167,7 +171,7 @@ class Service(Protocol):
         """The other end is gone: stop its answer, free what the conversation holds."""
 
     def status(self) -> dict[str, object]:
-        """Model, sessions, queue and speed, for `/status`."""
+        """Model, heat, sessions, queue and speed, for `/status`."""
 
 
 class Channel(Protocol):

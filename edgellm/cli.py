@@ -17,6 +17,7 @@ VERBS = {
     "chat": "talk with a model at this terminal",
     "run": "answer one prompt, on standard output",
     "serve": "answer on serial lines and sockets",
+    "status": "tell how a running service is",
     "link": "ask a service over a serial line or a socket, as a device does",
     "build": "compile and pack a model into a bundle",
     "keys": "list, make and trust the keys that sign bundles",

@@ -88,7 +88,11 @@ class Connection:
         lost: LinkError | None = None
         try:
             async with self._tasks:
-                frames = await self._listen()
+                deaf = self._service.notices.listen(self._notice)
+                try:
+                    frames = await self._listen()
+                finally:
+                    deaf()
                 if frames and self._delivery is not None:
                     self._delivery.cancel()
         except* LinkError as errors:
@@ -129,6 +133,14 @@ class Connection:
         for event in self._lines.receive_end():
             await self._handle(event)
         return b""
+
+    def _notice(self, text: str) -> None:
+        # A sketch would take any line for its answer.
+        if self._known and self._priority is not Priority.DEVICE:
+            self._tasks.create_task(self._write_status(text))
+
+    async def _write_status(self, text: str) -> None:
+        await self._wire.write(self._lines.status(text))
 
     @property
     def _patience(self) -> float:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from edgellm.channel import Priority, Service
@@ -81,6 +83,7 @@ class Framed:
         self._priority = priority
         self._session: str | None = None
         self._noted = False  # that history isn't saved
+        self._deaf: Callable[[], None] | None = None  # ends the notices
         self._delivery: Delivery | None = None
         self._delivering: asyncio.Task[None] | None = None
         self._listening: asyncio.Task[None] | None = None
@@ -194,6 +197,7 @@ class Framed:
         self._session = entry.session
         self._host.welcome(hello, entry.token, entry.resumed)
         log.info("%s: %r is in %s", self._name, hello.name, entry.session)
+        self._deaf = self._service.notices.listen(self._note)
 
     def _turn_away(self, reason: str, retry_ms: int = 0, place: int = 0) -> None:
         self._leave()
@@ -205,6 +209,9 @@ class Framed:
         self._drop()
         session, self._session = self._session, None
         self._noted = False
+        if self._deaf is not None:
+            self._deaf()
+            self._deaf = None
         if session is not None:
             self._service.leave(session)
 
@@ -303,6 +310,11 @@ class Framed:
         if not self._noted:
             self._noted = True
             self._send(Note(UNSAVED))
+
+    def _note(self, text: str) -> None:
+        if self._session is not None:
+            with contextlib.suppress(LinkError):  # a peer that takes nothing is given up elsewhere
+                self._send(Note(text))
 
     def _declare(self, session: str, tools: list[object]) -> None:
         try:

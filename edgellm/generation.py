@@ -18,7 +18,7 @@ from edgellm.sampling import Sampler, Sampling
 from edgellm.text_stream import TextStream
 
 if TYPE_CHECKING:
-    from edgellm.executor import Executor
+    from edgellm.executor import Choice, Executor
     from edgellm.tokenizer import Tokenizer
     from edgellm.tools.grammar import Grammar
 
@@ -94,6 +94,10 @@ class Generation:
         self._space = " " if begins and _adds_space(tokenizer) else ""
         self._started = time.perf_counter()
         self._first: float | None = None
+
+    def use(self, choice: Choice | None) -> None:
+        """From now on the logits are another executor's, which has this to pick from them."""
+        self._sampler.choice = choice
 
     def draw(self, logits: NDArray[np.float32]) -> int:
         """The next token, from the logits (vocab,) after the last one."""

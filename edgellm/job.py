@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from edgellm.batch import Part
 from edgellm.channel import Priority
 from edgellm.session import Session, Slot
 
@@ -51,6 +52,19 @@ class Job:
     def missing(self) -> int:
         """How many of its tokens aren't in its slot: one while it decodes."""
         return len(self.generation.tokens) - (len(self.slot.tokens) if self.slot else 0)
+
+    @property
+    def fixed(self) -> list[int]:
+        """Those of its tokens that may come from elsewhere than its own steps: the last one is
+        always fed, for what follows is drawn from its logits."""
+        return self.generation.tokens[:-1]
+
+    def part(self, count: int) -> Part:
+        """The next `count` tokens that its slot lacks."""
+        assert self.slot is not None
+        begin = len(self.slot.tokens)
+        tokens = self.generation.tokens[begin : begin + count]
+        return Part(self.answer, self.generation, self.slot, tokens, decodes=self.missing == 1)
 
     def admit(self, slot: Slot) -> None:
         self.slot, self.passed = slot, 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import platform
 from dataclasses import dataclass
 from functools import cache
@@ -12,6 +13,7 @@ ROOT = Path("/")
 MAX_FILE = 1 << 20
 """Bytes read of a file of the kernel's: /proc/cpuinfo has some kilobytes for each of its cores."""
 MAX_CPUS = 4096
+CPUS = "sys/devices/system/cpu"
 
 # Bits of AT_HWCAP and AT_HWCAP2 on 64-bit Arm (Linux, arch/arm64/include/uapi/asm/hwcap.h). The
 # system is asked, not /proc/cpuinfo, which under emulation may show another processor.
@@ -146,10 +148,9 @@ def cores(root: Path = ROOT) -> frozenset[str]:
 def capacities(root: Path = ROOT) -> dict[int, int]:
     """What each logical processor can do, the fastest 1024: as the kernel rates it, else by the
     highest clocks; empty where neither is told for all of them."""
-    folder = root / "sys/devices/system/cpu"
-    cpus = _cpus(folder)
-    rated = {cpu: _number(folder / f"cpu{cpu}/cpu_capacity") for cpu in cpus}
-    for found in (rated, _clocks(folder)):
+    cpus = _cpus(root)
+    rated = {cpu: _number(root / CPUS / f"cpu{cpu}/cpu_capacity", root) for cpu in cpus}
+    for found in (rated, _clocks(root)):
         known = {cpu: found.get(cpu) or 0 for cpu in cpus}
         if known and all(known.values()):
             most = max(known.values())
@@ -169,13 +170,23 @@ def numbers(text: str) -> tuple[int, ...]:
     return tuple(sorted(set(found)))
 
 
-def read_text(path: Path) -> str:
-    """A file of the kernel's, without what ends it; empty where there is none."""
+def read_text(path: Path, root: Path = ROOT, limit: int = MAX_FILE) -> str:
+    """A file of the kernel's, without what ends it; empty where there is none, or where it is a
+    link that leads out of `root`, say from a copy of another machine's files to this one's."""
     try:
+        if root != ROOT and not within(path, root):
+            return ""
+        if not path.is_file():  # a pipe would be waited for
+            return ""
         with path.open("rb") as file:
-            return file.read(MAX_FILE).decode("utf-8", "replace").strip("\0\n ")
+            return file.read(limit).decode("utf-8", "replace").strip("\0\n ")
     except OSError:
         return ""
+
+
+def within(path: Path, root: Path) -> bool:
+    """Whether a path is below a folder with all links followed."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
 
 
 # --- /proc/cpuinfo ------------------------------------------------------------------------------
@@ -184,7 +195,7 @@ def read_text(path: Path) -> str:
 def _entries(root: Path) -> list[dict[str, str]]:
     """The paragraphs of /proc/cpuinfo, most of them for a logical processor each."""
     entries = []
-    for paragraph in read_text(root / "proc/cpuinfo").split("\n\n")[: 2 * MAX_CPUS]:
+    for paragraph in read_text(root / "proc/cpuinfo", root).split("\n\n")[: 2 * MAX_CPUS]:
         lines = (line.partition(":") for line in paragraph.splitlines())
         entry = {key.strip(): value.strip() for key, colon, value in lines if colon}
         if entry:
@@ -225,22 +236,22 @@ def _core(entry: dict[str, str]) -> str:
 # --- /sys/devices/system/cpu --------------------------------------------------------------------
 
 
-def _cpus(folder: Path) -> tuple[int, ...]:
+def _cpus(root: Path) -> tuple[int, ...]:
     for name in ("online", "present", "possible"):
         try:
-            return numbers(read_text(folder / name))
+            return numbers(read_text(root / CPUS / name, root))
         except ValueError:
             continue
     return ()
 
 
-def _clocks(folder: Path) -> dict[int, int]:
+def _clocks(root: Path) -> dict[int, int]:
     """The highest clock of each logical processor, in kHz, where it is told."""
     found = {}
-    for policy in itertools.islice(sorted((folder / "cpufreq").glob("policy*")), MAX_CPUS):
-        clock = _number(policy / "cpuinfo_max_freq")
+    for policy in itertools.islice(sorted((root / CPUS / "cpufreq").glob("policy*")), MAX_CPUS):
+        clock = _number(policy / "cpuinfo_max_freq", root)
         try:
-            cpus = numbers(read_text(policy / "related_cpus"))
+            cpus = numbers(read_text(policy / "related_cpus", root))
         except ValueError:
             continue
         if clock:
@@ -255,10 +266,9 @@ def _clusters(root: Path, entries: list[dict[str, str]]) -> tuple[Cluster, ...]:
         for entry in entries
         if entry.get("processor", "").isdecimal() and len(entry["processor"]) < 6
     }
-    folder = root / "sys/devices/system/cpu"
-    ratings, clocks = capacities(root), _clocks(folder)
+    ratings, clocks = capacities(root), _clocks(root)
     found: dict[tuple[str, int | None, int | None], list[int]] = {}
-    for cpu in _cpus(folder) or sorted(kinds):
+    for cpu in _cpus(root) or sorted(kinds):
         mhz = clocks[cpu] // 1000 if cpu in clocks else None
         found.setdefault((kinds.get(cpu, ""), mhz, ratings.get(cpu)), []).append(cpu)
     return tuple(
@@ -266,6 +276,6 @@ def _clusters(root: Path, entries: list[dict[str, str]]) -> tuple[Cluster, ...]:
     )
 
 
-def _number(path: Path) -> int | None:
-    text = read_text(path)
+def _number(path: Path, root: Path) -> int | None:
+    text = read_text(path, root)
     return int(text) if text.isdecimal() and len(text) < 16 else None

@@ -146,7 +146,7 @@ class Sampler:
         choice: Choice | None = None,
     ) -> None:
         """Raises UsageError for a name in the chain that no plugin answers to."""
-        self._choice = choice
+        self.choice = choice
         self.options = options
         self.rng = np.random.Generator(np.random.PCG64(options.seed))
         self.filters: list[tuple[str, Filter]] = []
@@ -166,7 +166,7 @@ class Sampler:
         Raises PluginError if a filter fails, returns something other than logits of the same shape,
         or leaves no token to choose; BackendError if the model's own logits aren't numbers.
         """
-        size, choice = logits.shape[0], self._choice
+        size, choice = logits.shape[0], self.choice
         # Without `choice` it is the first that is no number, if there is one.
         likeliest = choice.argmax(logits) if choice else int(logits.argmax())
         if not math.isfinite(logits[likeliest]):

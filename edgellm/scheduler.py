@@ -22,8 +22,8 @@ Strategy:
 - An answer that ends, whatever the reason, leaves the running list at the beginning of the next
   turn. `stop` and deadlines take effect at once for the asker, and within one step for the
   executor, whose call is cancelled where nobody else is in it.
-- A step that fails is repeated answer by answer, so that only those fail that must; their slots
-  count as empty afterwards.
+- A backend that fails is met by `edgellm.runner`: where another takes over all slots are empty,
+  and what they held is fed again.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ import asyncio
 import itertools
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from edgellm.answer import Answer, Request
-from edgellm.batch import Batch, News, Part
+from edgellm.batch import News, Part
 from edgellm.channel import Done, Priority, Text
 from edgellm.errors import BackendError, BusyError, EdgeError
 from edgellm.generation import Generation, Piece
 from edgellm.job import Job
-from edgellm.pace import Pace
+from edgellm.runner import Replaced, Runner, Watch
 from edgellm.session import Session, Slot, common_prefix
 
 if TYPE_CHECKING:
     from edgellm.executor import Executor
+    from edgellm.governor import Gear
     from edgellm.tokenizer import Tokenizer
 
 SMOOTHING = 0.3
@@ -55,36 +55,34 @@ WORTHWHILE = 8
 CLOSING = "the service is shutting down"
 STEPS = 16
 """Steps that the worker does by itself while others wait in the queue."""
-T = TypeVar("T")
 
 
 class Scheduler:
     """Owns an executor. Everything but the executor's work happens in the event loop's thread."""
 
-    def __init__(self, executor: Executor, tokenizer: Tokenizer, queue: int = 8) -> None:
+    def __init__(
+        self, executor: Executor, tokenizer: Tokenizer, queue: int = 8, watch: Watch | None = None
+    ) -> None:
         """At most `queue` requests wait for a slot, not counting those of lower classes; a further
         one is told when to come again."""
-        self._executor = executor
+        self._runner = Runner(executor, watch or Watch())
         self._tokenizer = tokenizer
         self._queue = queue
         self._slots = [Slot(index) for index in range(executor.slots)]
         self._waiting: list[Job] = []
         self._running: list[Job] = []
         self._counter = itertools.count(1)
-        self._pace = Pace(executor.chunk, executor.max_rows)
-        self._batch = Batch(executor, self._pace)
         self._stepping: list[Part] = []
         self._interrupted = False
         self._answer_s = 1.0
         self._wake = asyncio.Event()
         self._closing = False
         self._task: asyncio.Task[None] | None = None
-        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="executor")
 
     @property
     def context(self) -> int:
         """Positions that one conversation may take."""
-        return self._executor.context
+        return self._runner.executor.context
 
     async def __aenter__(self) -> Scheduler:
         self._task = asyncio.create_task(self._serve(), name="scheduler")
@@ -110,10 +108,10 @@ class Scheduler:
         """
         if after is None and not owed:
             self.check_room(session, request.priority)
-        elif self._closing:
-            raise BackendError(CLOSING)
+        else:
+            self._check_open()
         generation = Generation(
-            self._executor,
+            self._runner.executor,
             self._tokenizer,
             request.tokens,
             request.sampling,
@@ -137,14 +135,19 @@ class Scheduler:
 
     def check_room(self, session: Session, priority: Priority = Priority.PERSON) -> None:
         """Raise BusyError if the queue is full or the session is still answering, BackendError if
-        the service is shutting down."""
-        if self._closing:
-            raise BackendError(CLOSING)
+        the service is shutting down or its backend is broken."""
+        self._check_open()
         self._waiting = [job for job in self._waiting if not job.answer.ended]
         ahead = sum(job.priority <= priority for job in self._waiting)
         place = max(0, ahead - len(self._idle_slots()))
         if session.answering or place >= self._queue:
             raise BusyError(place, self._retry_ms())
+
+    def _check_open(self) -> None:
+        if self._closing:
+            raise BackendError(CLOSING)
+        if self._runner.broken is not None:
+            raise self._runner.broken
 
     def release(self, session: Session) -> None:
         """Stop the session's answer and let its slot go."""
@@ -153,6 +156,15 @@ class Scheduler:
         if session.slot is not None:
             session.slot.owner = None
             session.slot = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether there are answers under way."""
+        return any(not job.answer.ended for job in self._running)
+
+    def shift(self, gear: Gear) -> None:
+        """Work so much, from the next step on; see `edgellm.governor`."""
+        self._runner.shift(gear)
 
     def status(self) -> dict[str, object]:
         waiting = [job.priority for job in self._waiting if not job.answer.ended]
@@ -163,8 +175,7 @@ class Scheduler:
             "queue": self._queue,
             "slots": len(self._slots),
             "context": self.context,
-            "batch": self._batch.answers,
-            "tokens_per_second": round(self._batch.tokens_per_second, 1),
+            **self._runner.status(),
         }
 
     async def close(self) -> None:
@@ -179,9 +190,7 @@ class Scheduler:
                 await self._task
         finally:
             if first:
-                closed = self._worker.submit(self._executor.close)
-                self._worker.shutdown()
-                closed.result()
+                await self._runner.close()
 
     def _interrupt(self) -> None:
         """Something is new: plan again after the step under way."""
@@ -191,7 +200,7 @@ class Scheduler:
     def _stopped(self) -> None:
         self._interrupt()
         if self._stepping and all(part.answer.ended for part in self._stepping):
-            self._executor.cancel()
+            self._runner.cancel()
 
     # The task
 
@@ -203,6 +212,8 @@ class Scheduler:
                 continue
             try:
                 await self._turn()
+            except Replaced:
+                self._begin_anew()
             except Exception as error:  # whatever went wrong in a turn, the service goes on
                 for job in (*self._waiting, *self._running):
                     job.answer.fail(error)
@@ -223,8 +234,13 @@ class Scheduler:
         if parts := self._pick():
             await self._work(parts)
 
-    async def _in_worker(self, function: Callable[..., T], *arguments: object) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._worker, function, *arguments)
+    def _begin_anew(self) -> None:
+        """Another executor has taken over: what its slots lack is fed again."""
+        for slot in self._slots:
+            slot.tokens.clear()
+        for job in (*self._running, *self._waiting):
+            job.leader = None
+            job.generation.use(self._runner.executor.choice)
 
     # Admit
 
@@ -243,7 +259,7 @@ class Scheduler:
             job = min(self._waiting, key=lambda job: (job.priority, job.number))
             # Where chunks matter, what was computed token by token couldn't be computed again.
             yielding = [one for one in self._running if not one.answer.ended and one.yields_to(job)]
-            if not yielding or self._executor.chunk > 1:
+            if not yielding or self._runner.executor.chunk > 1:
                 return None
             victim = max(yielding, key=lambda one: (one.priority, one.number))
             victim.evict()
@@ -256,7 +272,7 @@ class Scheduler:
 
     async def _admit(self, job: Job) -> None:
         """Give the job a slot that holds as much of its prompt as possible."""
-        session, prompt = job.session, fixed(job)
+        session, prompt = job.session, job.fixed
         at_home = session.slot is not None
         slot = session.slot or self._choose(prompt)
         if slot.owner is not None:
@@ -283,7 +299,7 @@ class Scheduler:
     def _cut(self, length: int) -> int:
         """Of what others computed only whole chunks are reused: so a prompt is cut at the same
         places as when it's alone, which may decide how its logits are rounded."""
-        return length - length % self._executor.chunk
+        return length - length % self._runner.executor.chunk
 
     # Share
 
@@ -311,7 +327,7 @@ class Scheduler:
 
     async def _share(self, job: Job) -> None:
         """Copy what another slot holds of the job's tokens and its own doesn't."""
-        prompt, slot = fixed(job), job.slot
+        prompt, slot = job.fixed, job.slot
         if slot is None:
             return
         best = max(self._slots, key=lambda other: common_prefix(other.tokens, prompt))
@@ -319,7 +335,9 @@ class Scheduler:
         if shared >= len(slot.tokens) + WORTHWHILE:
             slot.tokens.clear()
             try:
-                await self._in_worker(self._executor.copy, best.index, slot.index, shared)
+                await self._runner.copy(best.index, slot.index, shared)
+            except Replaced:
+                raise
             except Exception as error:
                 job.answer.fail(error)
                 return
@@ -335,14 +353,14 @@ class Scheduler:
         decoding = [job for job in ready if job.missing == 1]
         prompts = [job for job in ready if job.missing > 1]
         prompts.sort(key=lambda job: (job.rank, job.served, job.number))
-        pace = self._pace.beside if decoding else self._pace.alone
-        room = min(pace.rows, self._executor.max_rows - len(decoding))
-        parts = [part(job, 1) for job in decoding]
+        pace = self._runner.pace.beside if decoding else self._runner.pace.alone
+        room = min(pace.rows, self._runner.executor.max_rows - len(decoding))
+        parts = [job.part(1) for job in decoding]
         turn = next(self._counter)
         for job in prompts:
             count = job.missing if job.missing <= room else self._cut(room)
             if count:
-                parts.append(part(job, count))
+                parts.append(job.part(count))
                 room -= count
                 job.served, job.passed = turn, 0
             else:
@@ -356,8 +374,7 @@ class Scheduler:
         steps = 1 if len(parts) < len(self._running) else STEPS if self._waiting else -1
         self._stepping = parts
         try:
-            await self._in_worker(
-                self._batch.work,
+            await self._runner.work(
                 parts,
                 steps,
                 lambda: self._interrupted,
@@ -380,17 +397,3 @@ class Scheduler:
     def _retry_ms(self) -> int:
         """When the next slot will probably become free, between 0.1 s and a minute."""
         return int(1000 * min(60.0, max(0.1, self._answer_s / len(self._slots))))
-
-
-def fixed(job: Job) -> list[int]:
-    """Those of the job's tokens that may come from elsewhere than its own steps: the last one is
-    always fed, for what follows is drawn from its logits."""
-    return job.generation.tokens[:-1]
-
-
-def part(job: Job, count: int) -> Part:
-    """The next `count` tokens that the job's slot lacks."""
-    assert job.slot is not None
-    begin = len(job.slot.tokens)
-    tokens = job.generation.tokens[begin : begin + count]
-    return Part(job.answer, job.generation, job.slot, tokens, decodes=job.missing == 1)

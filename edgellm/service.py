@@ -19,6 +19,7 @@ from edgellm.history.kept_answer import KeptAnswer
 from edgellm.history.records import Asked, Declared, Failed, Forgotten
 from edgellm.history.session_registry import SessionRegistry
 from edgellm.history.turn_log import TurnLog
+from edgellm.notices import Notices
 from edgellm.sampling import Sampling
 from edgellm.scheduler import Scheduler
 from edgellm.session import Message, Session, common_prefix
@@ -78,11 +79,12 @@ class Conversations:
         about: Mapping[str, object] | None = None,
         store: SessionStore | None = None,
         fingerprint: Callable[[], str] = str,
+        notices: Notices | None = None,
     ) -> None:
         """An answer that fills the context ends, or goes on with `roll`: of what came before it,
         the first `keep` tokens stay (negative: the prompt; None: bos and the system message) and
         the newest half of the others. `template` is the source of what `render` renders, which may
-        tell how the model calls tools. `about` (the model's name, …) begins the status.
+        tell how the model calls tools. `about` (the model's name, …) begins the status, each time.
 
         Sessions that devices have entered are kept in `store`, else in memory. `fingerprint` tells
         the model, and what else decides its answers, from others: an answer that was interrupted
@@ -101,7 +103,8 @@ class Conversations:
         if render is not None:
             self._form = functools.cache(lambda: call_form.choose(render, template))
         self._grammars = Grammars(tokenizer)
-        self._about = dict(about or {})
+        self._about = about or {}
+        self.notices = notices or Notices()
         self._sessions: dict[str, Session] = {}
         self._registry = SessionRegistry(store, self._is_idle, self._drop)
         self._fingerprint = fingerprint
@@ -195,12 +198,8 @@ class Conversations:
         self._closing = True
 
     def status(self) -> dict[str, object]:
-        return {
-            **self._about,
-            "sessions": len(self._sessions),
-            "dropped_turns": self._dropped,
-            **self._scheduler.status(),
-        }
+        counts = {"sessions": len(self._sessions), "dropped_turns": self._dropped}
+        return {**self._about, **counts, **self._scheduler.status()}
 
     def _session(self, name: str) -> Session:
         if name not in self._sessions:

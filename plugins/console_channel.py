@@ -70,6 +70,7 @@ class ConsoleChannel:
             raise UsageError(f"{url}: the console takes neither address nor option; say console:")
         self.url = url
         self._answer: Answer | None = None
+        self._notices: list[str] = []  # that wait until the answer has ended
         self._failure: EdgeError | None = None  # the first, of a question that nobody watched
         self._reading: asyncio.Future[Any] | None = None
 
@@ -83,6 +84,7 @@ class ConsoleChannel:
             raise UsageError("console: standard input is closed, so there is nothing to ask")
         chat = sys.stdin.isatty()
         interrupts = self._interrupts() if chat else contextlib.nullcontext()
+        deaf = service.notices.listen(self._notice)
         try:
             with interrupts:
                 async with contextlib.aclosing(self._events(chat)) as events:
@@ -90,7 +92,10 @@ class ConsoleChannel:
                         if event == Command("exit", ""):
                             break
                         await self._handle(event, service)
+                        while self._notices:
+                            _tell(f"# {self._notices.pop(0)}")
         finally:
+            deaf()
             service.close(SESSION)
         if self._failure is not None and not chat:
             raise self._failure
@@ -211,6 +216,12 @@ class ConsoleChannel:
             log.exception("%s failed", type(event).__name__)
             self._failure = self._failure or EdgeError("internal error")
             _tell("! internal error")
+
+    def _notice(self, text: str) -> None:
+        if self._answer is None and not sys.stdin.isatty():
+            _tell(f"# {text}")
+        else:  # the line has begun: with the answer, or with the prompt and what's typed there
+            self._notices.append(text)
 
     async def _deliver(self, answer: Answer) -> None:
         reason, begun = "", False

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from edgellm.channel import Call, Done, Entry, Priority, Text
 from edgellm.errors import BusyError, EdgeError, LinkError, StaleError, UnknownError
+from edgellm.notices import Notices
 
 if TYPE_CHECKING:
     from edgellm.tools.tool import Tool
@@ -136,6 +137,7 @@ class ScriptedService:
         self.forgotten: list[str] = []
         self.closed: list[str] = []
         self.closing = asyncio.Event()
+        self.notices = Notices()
         self.entered: list[Entry] = []
         self.left: list[str] = []
         self.taking: list[tuple[str, int]] = []

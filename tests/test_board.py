@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import mmap
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from edgellm import board, folders
 from edgellm.errors import BackendError, FormatError, UsageError
@@ -121,6 +124,29 @@ def test_the_device_tree_where_proc_has_no_link_to_it(tree: Path) -> None:
     base.mkdir(parents=True)
     (tree / "proc" / "device-tree").rename(base / "base")
     assert board.detect(tree).board.name == "raspberry-pi-4"
+
+
+@pytest.mark.parametrize("tree", ["raspberry-pi-4"], indirect=True)
+def test_a_link_as_proc_has_it_doesnt_lead_to_this_machine(tree: Path, tmp_path: Path) -> None:
+    link = tree / "proc" / "device-tree"
+    here, there = tmp_path / "here", tree / "sys" / "firmware" / "devicetree" / "base"
+    there.parent.mkdir(parents=True)
+    link.rename(there)
+    shutil.copytree(TREES / "raspberry-pi-5" / "proc" / "device-tree", here)
+    link.symlink_to(here)
+    assert board.detect(tree).board.name == "raspberry-pi-4"
+
+
+@given(compatible=st.binary(max_size=99), getprop=st.text(), meminfo=st.text())
+def test_no_clue_is_a_surprise(compatible: bytes, getprop: str, meminfo: str) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        (root / "proc" / "device-tree").mkdir(parents=True)
+        for file in ("compatible", "model"):
+            (root / "proc" / "device-tree" / file).write_bytes(compatible)
+        for file, text in (("getprop", getprop), ("sysctl", getprop), ("proc/meminfo", meminfo)):
+            (root / file).write_text(text, errors="replace")
+        assert board.detect(root).board.name in board.names()
 
 
 def test_an_empty_root_is_of_no_board(tmp_path: Path) -> None:

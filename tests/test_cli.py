@@ -327,6 +327,9 @@ def test_serve_answers_until_a_signal_comes(model: Path, expected: str, tmp_path
         try:
             while "listening" not in server.stderr.readline():
                 assert server.poll() is None
+            status = json.loads(call("status", f"unix://{path}", "--json").stdout)
+            assert status["model"] == "small llama"
+            assert status["duty"] == 1
             with socket.socket(socket.AF_UNIX) as client:
                 client.settimeout(60)
                 client.connect(str(path))

@@ -9,7 +9,7 @@ import pytest
 from scripted import HOLD, MemoryWire, Script, ScriptedAnswer, ScriptedService, echo
 from virtual_time import run
 
-from edgellm.channel import Text
+from edgellm.channel import Priority, Text
 from edgellm.connection import RETRY_MS, Connection
 from edgellm.delivery import INTERNAL
 from edgellm.errors import BusyError, ContextError, LinkError
@@ -502,3 +502,32 @@ def test_who_has_said_the_secret_in_a_line_must_sign_frames_too() -> None:
             assert peer.service.entered == []
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize(("priority", "told"), [(Priority.PERSON, True), (Priority.DEVICE, False)])
+def test_people_are_told_of_the_machine_and_sketches_are_not(
+    priority: Priority, told: bool
+) -> None:
+    async def main() -> bytes:
+        async with connect(lambda text: ["so ", HOLD, "far"], priority=priority) as peer:
+            peer.say(b"how far?\n")
+            await peer.held()
+            peer.service.notices.tell("it is hot")
+            await asyncio.sleep(0.01)
+            assert peer.sent == b"so "  # an answer's line isn't broken
+            peer.service.release.set()
+            sent = await peer.end()
+            peer.service.notices.tell("to nobody")
+            return sent
+
+    assert asyncio.run(main()) == b"so far\n" + b"# it is hot\n" * told
+
+
+def test_strangers_are_told_nothing_of_the_machine() -> None:
+    async def main() -> bytes:
+        async with connect(secret=b"secret") as peer:
+            peer.service.notices.tell("it is hot", holds=True)
+            await asyncio.sleep(0.01)
+            return await peer.end()
+
+    assert asyncio.run(main()) == b""

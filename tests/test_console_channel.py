@@ -29,6 +29,8 @@ def script(text):
         raise BusyError(3, 2000)
     if text == "hold":
         return ["so far", HOLD]
+    if text == "hot":
+        return ["so far", service.notices.tell("it is hot") or "and on"]
     if text == "fail":
         return ["so far", ContextError("too long")]
     if text == "bug":
@@ -38,6 +40,7 @@ def script(text):
     return [text.upper()]
 
 async def main():
+    global service
     ended = asyncio.Event()
     service = ScriptedService(script)
     task = asyncio.create_task(ConsoleChannel().serve(service))
@@ -166,6 +169,12 @@ def test_piped_lines_that_are_all_answered_are_no_error(environment: dict[str, s
 def test_piped_exit_raises_what_failed_before(environment: dict[str, str]) -> None:
     done = piped("fail\n/exit\n", environment)
     assert done.stderr.splitlines() == ["! too long", CLOSED, "raised: too long"]
+
+
+def test_a_notice_stands_behind_the_answer(environment: dict[str, str]) -> None:
+    done = piped("hot\none\n", environment)
+    assert done.stdout == "so farand on\nONE\n"
+    assert done.stderr == f"# it is hot\n{CLOSED}\n"
 
 
 def test_nothing_piped(environment: dict[str, str]) -> None:

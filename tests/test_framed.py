@@ -1099,3 +1099,19 @@ def test_answers_of_a_model_arrive_exactly_once() -> None:
             assert lines >= len(questions)
 
     asyncio.run(main())
+
+
+def test_devices_are_told_of_the_machine_and_of_what_still_holds() -> None:
+    service = ScriptedService()
+
+    async def main() -> None:
+        async with connect(service) as peer:
+            service.notices.tell("it is hot", holds=True)
+            assert await peer.next(Note) == Note("it is hot")
+        async with connect(service) as peer:
+            assert await peer.next(Note) == Note("it is hot")
+            service.notices.tell("it is cool again")
+            assert await peer.next(Note) == Note("it is cool again")
+        service.notices.tell("to nobody")
+
+    run(main())

@@ -21,7 +21,7 @@ from toy_executor import BOS, EOS, ToyExecutor, ToyTokenizer
 
 import edgellm
 from edgellm import checkpoint
-from edgellm import scheduler as scheduling
+from edgellm import runner as running
 from edgellm.answer import Answer, Request
 from edgellm.channel import Call, Done, Priority, Text
 from edgellm.errors import BusyError, ContextError, ExpiredError, UsageError
@@ -34,22 +34,32 @@ from edgellm.tools.call_form import OWN
 from edgellm.tools.grammar import Grammars
 from edgellm.tools.tool import Tool
 from edgellm.turn import Turn
+from edgellm.worker import Worker
 
 SYSTEM = b"You are the lamp of this house."
 SEEDS = 20_000 if os.environ.get("EDGELLM_SOAK") else 1000
 """Interleavings; a tenth of them with tools but in a soak, where that's all."""
 
 
-class Inline(concurrent.futures.Executor):
+class Inline(Worker):
     """Runs the worker's calls in the event loop's thread, so that a seed gives one order."""
 
-    def __init__(self, **_: object) -> None:
+    def __init__(self, name: str) -> None:
         pass
 
-    def submit(self, function: Callable[..., Any], /, *args: Any, **named: Any) -> Any:
+    def alive(self) -> bool:
+        return True
+
+    def give_up_after(self, seconds: float) -> bool:
+        return False
+
+    def close(self) -> None:
+        pass
+
+    def submit(self, function: Callable[..., Any], *args: Any) -> Any:
         future: concurrent.futures.Future[Any] = concurrent.futures.Future()
         try:
-            future.set_result(function(*args, **named))
+            future.set_result(function(*args))
         except BaseException as error:
             future.set_exception(error)
         return future
@@ -214,7 +224,7 @@ def tell(seeds: range) -> tuple[int, int]:
 def test_every_answer_is_as_if_its_session_were_alone(
     seed: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(scheduling, "ThreadPoolExecutor", Inline)
+    monkeypatch.setattr(running, "Worker", Inline)
     caplog.set_level("DEBUG", "edgellm")
     compared, complete = tell(range(seed, seed + 100))
     assert compared > 3000
@@ -392,7 +402,7 @@ TOOLS = [
 def test_devices_with_tools_hear_what_they_would_hear_alone(
     seed: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(scheduling, "ThreadPoolExecutor", Inline)
+    monkeypatch.setattr(running, "Worker", Inline)
     caplog.set_level("DEBUG", "edgellm")
     grammars = Grammars(ToyTokenizer())
     called = refused = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -126,6 +127,23 @@ def test_no_content_of_files_is_a_surprise(content: bytes) -> None:
             (root / path).parent.mkdir(parents=True, exist_ok=True)
             (root / path).write_bytes(content)
         processor.find(root)
+
+
+def test_links_out_of_the_root_arent_followed(tmp_path: Path) -> None:
+    outside, root = tmp_path / "outside", tmp_path / "root"
+    write(outside, "flags\t\t: fpu lm\n")
+    write(root / "proc" / "inside", "flags\t\t: fpu\n")
+    (root / "proc" / "cpuinfo").symlink_to(outside)
+    assert processor.find(root).machine == ""
+    (root / "proc" / "cpuinfo").unlink()
+    (root / "proc" / "cpuinfo").symlink_to("inside")
+    assert processor.find(root).machine == "i686"
+
+
+def test_a_pipe_isnt_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "proc").mkdir()
+    os.mkfifo(tmp_path / "proc" / "cpuinfo")
+    assert processor.find(tmp_path).machine == ""
 
 
 def test_this_machine_tells_what_it_is() -> None:

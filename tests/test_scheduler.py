@@ -7,17 +7,17 @@ import logging
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from random import Random
-from typing import Any
 
 import numpy as np
 import pytest
+from asking import GREEDY, alone, ask, collect
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from toy_executor import BOS, ToyExecutor, ToyTokenizer
 
 from edgellm.answer import Answer, Request
-from edgellm.channel import Done, Priority, Text
+from edgellm.channel import Done, Priority
 from edgellm.errors import (
     BackendError,
     BusyError,
@@ -26,7 +26,6 @@ from edgellm.errors import (
     PluginError,
     UsageError,
 )
-from edgellm.generation import SingleSlot, generate
 from edgellm.job import PATIENCE
 from edgellm.sampling import Sampler, Sampling
 from edgellm.scheduler import WORTHWHILE, Scheduler
@@ -34,13 +33,7 @@ from edgellm.session import Session
 
 BROKEN = 200
 """A token that the toy never draws by itself."""
-GREEDY = Sampling(temperature=0)
 LONG = [BOS, *(b"the same system message for all " * 2)]  # 65 tokens
-
-
-def ask(text: str, max_tokens: int = 8, **options: Any) -> Request:
-    options = {"sampling": GREEDY, **options}
-    return Request([BOS, *text.encode()], max_tokens=max_tokens, **options)
 
 
 def serve(executor: ToyExecutor, test: Callable[[Scheduler], Awaitable[None]], **kw: int) -> None:
@@ -51,26 +44,6 @@ def serve(executor: ToyExecutor, test: Callable[[Scheduler], Awaitable[None]], *
     asyncio.run(main())
     assert executor.closed
     assert not [t for t in threading.enumerate() if t.name.startswith("executor")]
-
-
-async def collect(answer: Answer) -> tuple[str, Done]:
-    *texts, done = [event async for event in answer]
-    assert isinstance(done, Done)
-    return "".join(event.text for event in texts if isinstance(event, Text)), done
-
-
-def alone(request: Request, **executor: int) -> str:
-    """What the request gets from an executor of its own, without a scheduler."""
-    pieces = generate(
-        SingleSlot(ToyExecutor(**executor)),
-        ToyTokenizer(),
-        request.tokens,
-        request.sampling,
-        request.max_tokens,
-        request.stop,
-        keep=request.keep,
-    )
-    return "".join(piece.text for piece in pieces)
 
 
 REQUESTS = st.builds(

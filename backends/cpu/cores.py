@@ -47,7 +47,7 @@ def usable() -> int:
 
 def _siblings(cpu: int) -> str:
     """Names the core that a logical processor belongs to."""
-    path = ROOT / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list"
+    path = ROOT / processor.CPUS / f"cpu{cpu}/topology/thread_siblings_list"
     return processor.read_text(path) or str(cpu)
 
 

@@ -30,6 +30,7 @@ BLOCK = 16
 """The engine keeps positions in blocks of so many."""
 SAMPLE_BYTES = 16 << 20
 """Of weights, read to find out how many threads are fastest: more than a board's caches hold."""
+SAMPLE_POSITION = 128
 PADDING = 256
 """Bytes past the end of scratch memory that kernels may read, as whole vectors."""
 RUNTIME_BYTES = 45 << 20
@@ -143,12 +144,14 @@ class BundleExecutor:
         )
 
     def _sample(self, engine: Engine, weight_bytes: int) -> Callable[[int], int]:
-        """A function that takes a step of one row with so many threads, as far as SAMPLE_BYTES of
-        weights go, about."""
+        """A function that takes a step of one row, some way into a conversation, with so many
+        threads: all of it, or about SAMPLE_BYTES of weights."""
         count = len(self._calls.which)
         if weight_bytes > SAMPLE_BYTES:
             count = -(-len(self._graph.body) * SAMPLE_BYTES // weight_bytes)
         part = engine.prepared(self._calls.part(0, count), self._step, self._cancel)
+
+        self._positions[0] = min(SAMPLE_POSITION, self.context - 1)
 
         def run(threads: int) -> int:
             self._step.rows, self._step.threads = 1, threads

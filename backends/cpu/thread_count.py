@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import math
 import os
 import time
@@ -17,9 +18,10 @@ from pathlib import Path
 from edgellm import folders, processor
 from edgellm.errors import UsageError
 
-BUDGET_S = 0.25
-"""After so long no further round begins."""
 ROUNDS = 9
+LEAST_S, MOST_S = 0.02, 0.25
+"""Short steps are repeated for longer, long ones less often: another system on the same hardware
+may take a core away for some milliseconds, unseen."""
 MOST_COUNTS = 8
 """Of many cores only every second, third … count is tried."""
 GAIN = 1.05
@@ -74,12 +76,13 @@ def measured(most: int, run: Callable[[int], object]) -> int | None:
     the way."""
     counts = range(most, 0, -math.ceil(most / MOST_COUNTS))
     times = dict.fromkeys(counts, math.inf)
-    end = time.perf_counter() + BUDGET_S
+    begin = time.perf_counter()
     run(most)  # pages come in, clocks go up
-    for _ in range(ROUNDS):
+    for rounds in itertools.count(1):
         for count in counts:
             times[count] = min(times[count], _time(run, count))
-        if time.perf_counter() > end:
+        spent = time.perf_counter() - begin
+        if spent > MOST_S or (spent > LEAST_S and rounds >= ROUNDS):
             break
     if math.inf in times.values():
         return None

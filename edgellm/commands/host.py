@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import gc
 import hashlib
+from collections import ChainMap
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -14,6 +16,9 @@ from typing import TYPE_CHECKING
 from edgellm import __version__, model_files, progress, runtime
 from edgellm.chat import Chat, for_model
 from edgellm.commands import options as shared
+from edgellm.governor import Governor
+from edgellm.notices import Notices
+from edgellm.processor import ROOT
 from edgellm.runtime import Model
 from edgellm.sampling import Sampler
 from edgellm.scheduler import Scheduler
@@ -61,12 +66,19 @@ def load(options: argparse.Namespace, slots: int = 1) -> Model:
 
 @asynccontextmanager
 async def conversations(
-    model: Model, options: argparse.Namespace, store: SessionStore | None = None
+    model: Model,
+    options: argparse.Namespace,
+    store: SessionStore | None = None,
+    root: Path = ROOT,
 ) -> AsyncIterator[Conversations]:
-    """The service that channels talk to, while the block runs; closes the model afterwards."""
+    """The service that channels talk to, while the block runs; closes the model afterwards. The
+    machine's sensors are those below `root`."""
     chat = for_model(model.file, **shared.chat_template(options))
     converses = chat.converses and not options.no_conversation
+    about: dict[str, object] = {"model": model.file.provenance.name or Path(model.file.path).stem}
+    notices = Notices()
     async with Scheduler(model.executor, model.tokenizer) as scheduler:
+        governor = Governor(model.executor.threads, scheduler.shift, notices.tell)
         service = Conversations(
             scheduler,
             model.tokenizer,
@@ -79,13 +91,16 @@ async def conversations(
             keep=options.keep,
             control=control_texts(model, chat),
             template=chat.template if converses else None,
-            about={"model": model.file.provenance.name or Path(model.file.path).stem},
+            about=ChainMap(governor.status, about),
             store=store,
             fingerprint=str if store is None else fingerprint(model, options),
+            notices=notices,
         )
+        watching = asyncio.create_task(governor.watch(lambda: scheduler.busy, root))
         try:
             yield service
         finally:
+            watching.cancel()
             service.end()
 
 

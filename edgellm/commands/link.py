@@ -57,6 +57,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trace", action="store_true", help="show every frame, both ways, on standard error"
     )
+    add_secret(parser)
+
+
+def add_secret(parser: argparse.ArgumentParser) -> None:
+    """What lets us in."""
     parser.add_argument(
         "--token",
         metavar="SECRET",

@@ -71,6 +71,8 @@ async def answer(
     """Print the answer to `text` as it comes."""
     async with host.conversations(model, options) as service:
         hidden = text if options.no_display_prompt else ""
+        notices: list[str] = []
+        deaf = service.notices.listen(notices.append)
         async for event in service.ask("run", text, schema=wanted):
             match event:
                 case Text(piece):
@@ -78,6 +80,9 @@ async def answer(
                     hidden = ""
                 case Done():
                     write("\n")
+                    deaf()
+                    for notice in notices:
+                        print(f"# {shared.printable(notice)}", file=sys.stderr)
                     if options.verbose:
                         print(speed(event), file=sys.stderr)
                     if wanted is not None and event.reason != "stop":

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import contextlib
 import signal
+import sys
 from collections.abc import Sequence
 
 from edgellm import plugins
@@ -86,11 +87,18 @@ async def serve(
         if store is not None:
             await stack.enter_async_context(store)
         service = await stack.enter_async_context(host.conversations(model, options, store))
+        if not any(one.url.startswith("console:") for one in channels):  # which tells them itself
+            service.notices.listen(tell)
         work = asyncio.create_task(serve_all(channels, service))
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, work.cancel)
         with contextlib.suppress(asyncio.CancelledError):  # a signal is the usual end
             await work
+
+
+def tell(notice: str) -> None:
+    """Say it to whoever looks at this process."""
+    print(f"# {notice}", file=sys.stderr, flush=True)
 
 
 async def serve_one(channel: Channel, service: Service) -> None:

@@ -74,7 +74,7 @@ class Usage:
 COMMANDS = {
     "new": Usage("", "", "forget the conversation and begin anew"),
     "stop": Usage("", "", "stop the answer"),
-    "status": Usage("", "", "model, sessions, queue and speed"),
+    "status": Usage("", "", "model, heat, sessions, queue and speed"),
     "dot": Usage("on|off", "on|off", "end each answer with a line that holds a single dot"),
     "rate": Usage("N", "[0-9]{1,6}", "send at most N characters a second; 0: no limit"),
     "auth": Usage("TOKEN", ".+", "say the secret, where one is asked for"),
