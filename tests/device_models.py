@@ -41,7 +41,7 @@ def prompts(name: str) -> list[tuple[list[int], Array, int]]:
 
 def built(path: Path, out: Path, device: str, target: str | None = None) -> Bundle:
     """A model's bundle; the cache is for models that stay."""
-    backend = runtime.backend(device)
+    backend = runtime.backend(device, here=False)
     bundle_builder.build(checkpoint.open(path), out, backend, backend.target(target), KeyFolder())
     return open_bundle(out)
 

@@ -76,6 +76,10 @@ class Device(Protocol):
     def allocate(self, nbytes: int) -> Memory:
         """Memory of its own, with anything in it."""
 
+    def hold(self, data: NDArray[np.generic]) -> Memory:
+        """Memory with these bytes, which nobody changes until `close`: the very same where the
+        device can use them in place, else a copy."""
+
     def view(self, memory: Memory, offset: int, nbytes: int) -> Memory:
         """A part of memory that was allocated; `offset` is a multiple of `about.alignment`."""
 

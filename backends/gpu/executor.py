@@ -179,8 +179,7 @@ class GPUExecutor:
             if progress:
                 progress("loading", done, len(named))
             data = weights[buffer.name] if buffer.role == "weight" else self._table(buffer.name)
-            made[index] = device.allocate(data.nbytes)
-            device.write(made[index], data)
+            made[index] = device.hold(data)
         return made
 
     def _views(self, device: Device, memory: Memory, plan: RowPlan, rows: int) -> dict[int, Memory]:

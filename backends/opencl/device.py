@@ -82,6 +82,11 @@ class OpenCLDevice:
         self.releases.append((self.api.clReleaseMemObject, made))
         return Buffer(made, nbytes)
 
+    def hold(self, data: NDArray[np.generic]) -> Buffer:
+        made = self.allocate(data.nbytes)
+        self.write(made, data)
+        return made
+
     def view(self, memory: Memory, offset: int, nbytes: int) -> Buffer:
         region = (ctypes.c_size_t * 2)(offset, nbytes)
         error = ctypes.c_int32()
