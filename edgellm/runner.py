@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+PATIENCE_S = 60.0
 UNKNOWN = 10
 """Times the usual patience that the first step gets, of which nothing is known: devices compile."""
 GENEROUS = 20
@@ -54,8 +55,10 @@ class Watch:
     """Its name."""
     fallback: Fallback | None = None
     """None: answers in a step that fails get an error, and after a hang everybody does."""
-    patience_s: float = 60.0
+    patience_s: float = PATIENCE_S
     """How long a step may take, where steps so far don't allow more; 0: for ever."""
+    tell: Callable[[str], object] = lambda notice: None
+    """Told when another backend takes over."""
 
 
 class Hang(Exception):
@@ -177,6 +180,7 @@ class Runner:
             log.error("%s", self.broken)
             raise self.broken from error
         log.warning("%s; %r takes over", words, fallback.backend, exc_info=error)
+        self._watch.tell(f"{words}; {fallback.backend!r} takes over")
         if not hung:
             with contextlib.suppress(Exception):  # it has failed before
                 await self._call(old.close)

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from edgellm import bundle, bundle_cache, generation, memory, plugins, tokenizer
+from edgellm import backend_choice, bundle, bundle_cache, generation, memory, plugins, tokenizer
+from edgellm.backend_choice import AUTO, Chosen
 from edgellm.bundle import Bundle
 from edgellm.checkpoint import Checkpoint
-from edgellm.errors import BackendError, FormatError, UsageError
+from edgellm.errors import BackendError, EdgeError, FormatError, UsageError
 from edgellm.executor import KV
 from edgellm.key_folder import KeyFolder
 from edgellm.keys import MAX_CONTEXT
@@ -41,9 +42,12 @@ class Model:
         tokenizer: Tokenizer,
         executor: Executor,
         reopen: Callable[[int], Executor] | None = None,
+        chosen: Chosen | None = None,
     ) -> None:
         """`reopen` makes an executor with a longer context, for prompts that need one."""
         self.file = file
+        self.chosen = chosen or Chosen("in use", "")
+        """The backend that runs it, and why."""
         self.tokenizer = tokenizer
         self._slot = generation.SingleSlot(executor)
         self._reopen = reopen
@@ -132,7 +136,7 @@ def load(
     slots: int = 1,
     threads: int | None = None,
     kv: KV | None = None,
-    device: str = "cpu",
+    device: str = AUTO,
     progress: Progress | None = None,
 ) -> Model:
     """Open a bundle, a GGUF file or a Hugging Face folder (None: the built-in model), ready to run.
@@ -142,7 +146,8 @@ def load(
     number of positions of each of `slots` sequences. By default it is what the model was trained
     for (of longrope models, before its stretching), within 512 and 4096, and grows with a longer
     prompt. `threads` compute, and `kv` says how keys and values are kept ("int8" halves the memory
-    of "f16"): by default what the backend finds best.
+    of "f16"): by default what the backend finds best. `device` "auto" is, of the backends that the
+    board's profile allows, the one that measures fastest.
 
     Raises FormatError or UnsupportedError for a file that can't be run, TrustError for a bundle by
     somebody who isn't trusted, UsageError for a bad argument, BackendError if there is no such
@@ -163,7 +168,7 @@ def load(
 
 
 def read(
-    path: str | os.PathLike[str] | None = None, *, exact: bool = False, device: str = "cpu"
+    path: str | os.PathLike[str] | None = None, *, exact: bool = False, device: str = AUTO
 ) -> tuple[Checkpoint | Bundle, Tokenizer]:
     """What `load` opens before it builds: little work, after which options can be checked.
 
@@ -192,9 +197,12 @@ def _opened(path: Path, exact: bool, device: str) -> Checkpoint | Bundle:
             raise UsageError(f"{path}: a bundle has no exact mode; give the model's own file")
         return bundle.open(path)
     if not exact and path.exists():
-        found = bundle_cache.find(bundle_cache.place(path, backend(device)))
-        if found is not None:
-            return found
+        device = _wanted(device)
+        chosen = _kept_choice(path) if device == AUTO else Chosen(device, "")
+        if chosen is not None:
+            found = bundle_cache.find(bundle_cache.place(path, backend(chosen.backend)))
+            if found is not None:
+                return found
     from edgellm import checkpoint
 
     return checkpoint.open(path)
@@ -209,18 +217,20 @@ def start(
     slots: int = 1,
     threads: int | None = None,
     kv: KV | None = None,
-    device: str = "cpu",
+    device: str = AUTO,
     progress: Progress | None = None,
 ) -> Model:
     """Run what `read` has opened; arguments and errors are those of `load`."""
-    chosen = backend(device)
     for name, count in (("slots", slots), ("threads", 1 if threads is None else threads)):
         if not isinstance(count, int) or count < 1:
             raise UsageError(f"{count!r} {name}; give a whole number from 1 on")
     if kv not in (None, *get_args(KV)):
         raise UsageError(f"keys and values in {kv!r}; there are {', '.join(get_args(KV))}")
     positions = context_for(file, context)
-    ready = file
+    choice = _chosen(
+        file, device, exact, lambda model, one: _built(model, one, positions, slots, progress)
+    )
+    chosen, ready = backend(choice.backend), file
     if isinstance(file, Checkpoint) and not exact:
         ready = _built(file, chosen, positions, slots, progress)
     if isinstance(ready, Bundle):
@@ -242,7 +252,57 @@ def start(
         return open(min(wished, max(trained, needed)))
 
     fixed = context is not None or ready.config.position == "learned"
-    return Model(ready, tokenizer, open(context), None if fixed else longer)
+    return Model(ready, tokenizer, open(context), None if fixed else longer, choice)
+
+
+def _chosen(
+    file: Checkpoint | Bundle,
+    device: str,
+    exact: bool,
+    built: Callable[[Checkpoint, Backend], Bundle],
+) -> Chosen:
+    """The backend for a device. Of several that may be used here the fastest, kept for the next
+    time; a bundle names its own."""
+    if device == AUTO and isinstance(file, Bundle):
+        return Chosen(file.backend, "the bundle is built for it")
+    device = _wanted(device)
+    if device != AUTO or isinstance(file, Bundle):
+        return Chosen(device, "as was asked for")
+    path = Path(file.path)
+    if kept := _kept_choice(path):
+        return kept
+    may = backend_choice.allowed()
+    names = backend_choice.usable(may, backend) if len(may) > 1 else may
+    if len(names) == 1:
+        chosen = Chosen(names[0], f"no other can be used here (of {', '.join(may)})")
+    elif exact:
+        return Chosen(names[0], "the board's first")
+    else:
+
+        def measured(name: str) -> Executor:
+            one = backend(name)
+            context = context_for(file, min(backend_choice.CONTEXT, context_for(file)))
+            return one.open(built(file, one), context=context)
+
+        chosen = backend_choice.fastest(names, measured)
+    backend_choice.remember(path, chosen)
+    return chosen
+
+
+def _wanted(device: str) -> str:
+    """The device; for "auto" that in the environment, if there is one."""
+    return os.environ.get("EDGELLM_DEVICE") or AUTO if device == AUTO else device
+
+
+def _kept_choice(path: Path) -> Chosen | None:
+    """The backend chosen before, unless it can't be used any more."""
+    kept = backend_choice.remembered(path)
+    if kept is not None:
+        try:
+            backend(kept.backend)
+        except EdgeError:
+            return None
+    return kept
 
 
 def _built(
@@ -256,6 +316,8 @@ def _built(
     need = memory.running(file.config, weights, context, slots)
     memory.require(file.path, need, context, slots)
     place = bundle_cache.place(Path(file.path), chosen)
+    if (found := bundle_cache.find(place)) is not None:  # the choice has built it
+        return found
     bundle_builder.build(file, place, chosen, chosen.target(), KeyFolder(), progress=progress)
     bundle_cache.tidy(place)
     return bundle.open(place)
@@ -297,8 +359,14 @@ def context_for(file: ModelFile, asked: int | None = None) -> int:
 
 
 def backend(device: str, *, here: bool = True) -> Backend:
-    """The backend for a device. Raises BackendError if no plugin has it, or, unless it is only to
-    build for elsewhere, it can't run here."""
+    """The backend for a device; for "auto" the first that the board allows and that runs here.
+
+    Raises BackendError if no plugin has it, or, unless it is only to build for elsewhere, it can't
+    run here.
+    """
+    device = _wanted(device)
+    if device == AUTO:
+        device = backend_choice.usable(backend_choice.allowed(), backend)[0]
     found: Backend | None = plugins.ask("backend", device=device)
     if found is None:
         names = plugins.offered("backend")

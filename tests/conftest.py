@@ -29,6 +29,8 @@ def folders_of_our_own(
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(home / "cache"))
         patch.setenv("XDG_CONFIG_HOME", str(home / "config"))
+        # Measuring every backend with every model would take long.
+        patch.setenv("EDGELLM_DEVICE", "cpu")
         # A service keeps others off its sessions: those of another run of the tests, too.
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         yield

@@ -47,7 +47,8 @@ def answers(task: dict[str, Any]) -> Iterator[dict[str, object]]:
         yield {}
         draw = random.Random(0)
         tokens = [draw.randrange(model.config.vocab) for _ in range(task["context"])]
-        yield about(model.file) | {"threads": model.executor.threads}
+        running = {"threads": model.executor.threads, "device": model.chosen.backend}
+        yield about(model.file) | running
         for line in sys.stdin:
             order = json.loads(line)
             run = prefill if order["test"] == "prefill" else decode

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import gc
 import hashlib
+import sys
 from collections import ChainMap
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -13,12 +14,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgellm import __version__, model_files, progress, runtime
+from edgellm import __version__, backend_choice, bundle, model_files, progress, runtime
+from edgellm.backend_choice import AUTO
 from edgellm.chat import Chat, for_model
 from edgellm.commands import options as shared
+from edgellm.errors import UsageError
 from edgellm.governor import Governor
 from edgellm.notices import Notices
 from edgellm.processor import ROOT
+from edgellm.runner import Fallback, Watch
 from edgellm.runtime import Model
 from edgellm.sampling import Sampler
 from edgellm.scheduler import Scheduler
@@ -26,7 +30,11 @@ from edgellm.service import Conversations
 from edgellm.tokenizer import CONTROL, USER_DEFINED
 
 if TYPE_CHECKING:
+    from edgellm.executor import Executor
     from edgellm.history.session_store import SessionStore
+
+DEFAULT_FALLBACK, NONE = "cpu", "none"
+"""What takes over where nothing is said, and what says that nothing does."""
 
 
 def load(options: argparse.Namespace, slots: int = 1) -> Model:
@@ -58,10 +66,45 @@ def load(options: argparse.Namespace, slots: int = 1) -> Model:
             device=options.device,
             progress=shown,
         )
+    if options.verbose:
+        print(f"device: {device(model, options)}", file=sys.stderr)
     # What loading made lives to the end: the garbage collector need not look through a million
     # objects again and again, least of all once more at exit.
     gc.freeze()
     return model
+
+
+def device(model: Model, options: argparse.Namespace) -> str:
+    """What runs the model, and why."""
+    path = Path(shared.model_file(options))
+    kept = None
+    if options.device == AUTO and not bundle.is_bundle(path):
+        kept = backend_choice.remembered(path)
+    chosen = kept or model.chosen
+    return f"{chosen.backend} ({chosen.why})"
+
+
+def fallback(model: Model, options: argparse.Namespace) -> Fallback | None:
+    """The backend that takes over when the model's fails, if there is one. Raises BackendError for
+    one that can't be used, UsageError where a bundle has no other."""
+    name, path = options.fallback, Path(shared.model_file(options))
+    if bundle.is_bundle(path):
+        if name not in (None, NONE, model.chosen.backend):
+            raise UsageError(f"--fallback {name}: {path} is built for {model.chosen.backend} alone")
+        return None
+    name = DEFAULT_FALLBACK if name is None else name
+    if name in (NONE, model.chosen.backend):
+        return None
+    if options.fallback is None and name not in backend_choice.installed():
+        return None
+    runtime.backend(name)
+    context, slots = model.executor.context, model.executor.slots
+
+    def open() -> Executor:
+        loaded = runtime.load(path, exact=options.exact, context=context, slots=slots, device=name)
+        return loaded.executor
+
+    return Fallback(name, open)
 
 
 @asynccontextmanager
@@ -70,14 +113,17 @@ async def conversations(
     options: argparse.Namespace,
     store: SessionStore | None = None,
     root: Path = ROOT,
+    watch: Watch | None = None,
 ) -> AsyncIterator[Conversations]:
     """The service that channels talk to, while the block runs; closes the model afterwards. The
-    machine's sensors are those below `root`."""
+    machine's sensors are those below `root`; `watch` says what becomes of failures of the backend.
+    """
     chat = for_model(model.file, **shared.chat_template(options))
     converses = chat.converses and not options.no_conversation
     about: dict[str, object] = {"model": model.file.provenance.name or Path(model.file.path).stem}
     notices = Notices()
-    async with Scheduler(model.executor, model.tokenizer) as scheduler:
+    watch = replace(watch or Watch(model.chosen.backend), tell=notices.tell)
+    async with Scheduler(model.executor, model.tokenizer, watch=watch) as scheduler:
         governor = Governor(model.executor.threads, scheduler.shift, notices.tell)
         service = Conversations(
             scheduler,
@@ -113,7 +159,7 @@ def fingerprint(model: Model, options: argparse.Namespace) -> Callable[[], str]:
         model.executor.context,
         replace(shared.sampling(options, model.file.sampling), seed=None),
         shared.chat_template(options),
-        *(options.exact, options.device, options.kv, options.predict, options.reverse_prompt),
+        *(options.exact, model.chosen.backend, options.kv, options.predict, options.reverse_prompt),
         *(options.system_prompt, options.context_shift, options.keep, options.no_conversation),
     )
     dated = chat.template is not None and "strftime_now" in chat.template

@@ -30,7 +30,10 @@ def add_model_file(parser: argparse.ArgumentParser) -> None:
 def add_device(parser: argparse.ArgumentParser) -> None:
     """What runs it."""
     parser.add_argument(
-        "--device", default="cpu", metavar="NAME", help="where the model runs (default: cpu)"
+        "--device",
+        default="auto",
+        metavar="NAME",
+        help="where the model runs (default: auto, the fastest that the board's profile allows)",
     )
 
 
@@ -56,6 +59,12 @@ def add_running(parser: argparse.ArgumentParser) -> None:
         help="threads (default: one a big core, or as many as are fastest)",
     )
     add_kv(parser)
+    parser.add_argument(
+        "-v",
+        "--verbose",
+        action="store_true",
+        help="tell which device was chosen, and how fast it is",
+    )
 
 
 def add_kv(parser: argparse.ArgumentParser) -> None:
@@ -113,6 +122,17 @@ def whole(text: str, least: int) -> int:
         number = least - 1
     if number < least:
         raise argparse.ArgumentTypeError(f"{text!r}; give a whole number from {least} on")
+    return number
+
+
+def seconds(text: str) -> float:
+    """An argument type: a time in seconds, 0 or more."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r}; give a number of seconds, 0 or more")
     return number
 
 

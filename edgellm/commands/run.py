@@ -53,7 +53,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-display-prompt", action="store_true", help="don't print the prompt of raw text"
     )
-    parser.add_argument("-v", "--verbose", action="store_true", help="tell the speed afterwards")
     shared.add_conversation(parser)
     shared.add_sampling(parser)
 

@@ -15,6 +15,7 @@ from edgellm.commands import host
 from edgellm.commands import options as shared
 from edgellm.errors import EdgeError, PluginError, UsageError
 from edgellm.history.session_store import Limits, SessionStore
+from edgellm.runner import PATIENCE_S, Watch
 from edgellm.runtime import Model
 
 EPILOG = """\
@@ -43,6 +44,20 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="conversations that are kept in memory and answered at once (default: 4)",
     )
+    parser.add_argument(
+        "--fallback",
+        metavar="NAME|none",
+        help="the device that takes over when the model's fails, and goes on with the answers; "
+        "none: they get an error (default: cpu, where the model's own file is at hand)",
+    )
+    parser.add_argument(
+        "--hang-after",
+        type=shared.seconds,
+        default=PATIENCE_S,
+        metavar="N",
+        help="seconds without an end of a step, and no less than 20 times what the slowest took, "
+        f"that a device counts as failed after; 0: never (default: {PATIENCE_S:g})",
+    )
     shared.add_history(parser)
     shared.add_conversation(parser)
     shared.add_sampling(parser)
@@ -52,7 +67,8 @@ def main(options: argparse.Namespace) -> int:
     channels = [channel(url) for url in options.channel]
     store = history(options)  # before the long work
     model = host.load(options, slots=options.parallel)
-    asyncio.run(serve(model, options, channels, store))
+    watch = Watch(model.chosen.backend, host.fallback(model, options), options.hang_after)
+    asyncio.run(serve(model, options, channels, store, watch))
     return 0
 
 
@@ -81,12 +97,15 @@ async def serve(
     options: argparse.Namespace,
     channels: Sequence[Channel],
     store: SessionStore | None = None,
+    watch: Watch | None = None,
 ) -> None:
     """Serve all channels until each has ended, one has failed, or a signal comes."""
     async with contextlib.AsyncExitStack() as stack:
         if store is not None:
             await stack.enter_async_context(store)
-        service = await stack.enter_async_context(host.conversations(model, options, store))
+        service = await stack.enter_async_context(
+            host.conversations(model, options, store, watch=watch)
+        )
         if not any(one.url.startswith("console:") for one in channels):  # which tells them itself
             service.notices.listen(tell)
         work = asyncio.create_task(serve_all(channels, service))
