@@ -197,7 +197,7 @@ def _opened(path: Path, exact: bool, device: str) -> Checkpoint | Bundle:
             raise UsageError(f"{path}: a bundle has no exact mode; give the model's own file")
         return bundle.open(path)
     if not exact and path.exists():
-        device = _wanted(device)
+        device = wanted_device(device)
         chosen = _kept_choice(path) if device == AUTO else Chosen(device, "")
         if chosen is not None:
             found = bundle_cache.find(bundle_cache.place(path, backend(chosen.backend)))
@@ -265,7 +265,7 @@ def _chosen(
     time; a bundle names its own."""
     if device == AUTO and isinstance(file, Bundle):
         return Chosen(file.backend, "the bundle is built for it")
-    device = _wanted(device)
+    device = wanted_device(device)
     if device != AUTO or isinstance(file, Bundle):
         return Chosen(device, "as was asked for")
     path = Path(file.path)
@@ -289,7 +289,7 @@ def _chosen(
     return chosen
 
 
-def _wanted(device: str) -> str:
+def wanted_device(device: str) -> str:
     """The device; for "auto" that in the environment, if there is one."""
     return os.environ.get("EDGELLM_DEVICE") or AUTO if device == AUTO else device
 
@@ -364,7 +364,7 @@ def backend(device: str, *, here: bool = True) -> Backend:
     Raises BackendError if no plugin has it, or, unless it is only to build for elsewhere, it can't
     run here.
     """
-    device = _wanted(device)
+    device = wanted_device(device)
     if device == AUTO:
         device = backend_choice.usable(backend_choice.allowed(), backend)[0]
     found: Backend | None = plugins.ask("backend", device=device)

@@ -7,7 +7,8 @@ import sys
 import time
 from pathlib import Path
 
-from edgellm import bundle, bundle_cache, progress, runtime
+from edgellm import backend_choice, bundle, bundle_cache, progress, runtime
+from edgellm.backend_choice import AUTO
 from edgellm.commands import options as shared
 from edgellm.errors import UsageError
 from edgellm.key_folder import KeyFolder, PublicKey, can_check
@@ -53,7 +54,7 @@ def main(options: argparse.Namespace) -> int:
     path = Path(shared.model_file(options))
     if bundle.is_bundle(path):
         raise UsageError(f"{path}: that is a bundle; give the model's own file")
-    backend = runtime.backend(options.device, here=False)
+    backend = runtime.backend(device(options), here=False)
     target = backend.target(options.target, options.board)
     output: Path = options.output or Path(f"{path.stem}-{target.name}.edge")
     if output.is_dir() or (output.exists() and output.samefile(path)):
@@ -76,6 +77,17 @@ def main(options: argparse.Namespace) -> int:
         )
     print(f"{output}: {size(output.stat().st_size)}, for {target.name}; {told(signer)}")
     return 0
+
+
+def device(options: argparse.Namespace) -> str:
+    """The device to build for: of another board the first that its profile allows, unless said."""
+    wanted = runtime.wanted_device(options.device)
+    if wanted != AUTO or options.board is None:
+        return wanted
+    from edgellm import board
+
+    there = backend_choice.installed()
+    return next((name for name in board.load(options.board).backends if name in there), wanted)
 
 
 def key_to_sign(keys: KeyFolder, name: str | None) -> PublicKey | None:

@@ -78,7 +78,7 @@ def device(model: Model, options: argparse.Namespace) -> str:
     """What runs the model, and why."""
     path = Path(shared.model_file(options))
     kept = None
-    if options.device == AUTO and not bundle.is_bundle(path):
+    if runtime.wanted_device(options.device) == AUTO and not bundle.is_bundle(path):
         kept = backend_choice.remembered(path)
     chosen = kept or model.chosen
     return f"{chosen.backend} ({chosen.why})"
