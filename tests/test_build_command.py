@@ -191,7 +191,7 @@ def test_what_is_missing_is_said_before_the_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "small.edge"
-    monkeypatch.setattr(runtime, "backend", lambda device: Never())
+    monkeypatch.setattr(runtime, "backend", lambda device, here=True: Never())
     monkeypatch.setattr(Never, "target", lambda *_: None, raising=False)
     with pytest.raises(BackendError, match="no compiler"):
         cli.run(["build", "-o", str(path), "--target", "x"])

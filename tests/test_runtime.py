@@ -117,7 +117,7 @@ class Abacus:
     ("found", "work", "error", "said"),
     [
         ("10 rods", lambda: None, BackendError, "the beads are stuck"),
-        (None, lambda: pytest.fail("opened"), BackendError, "'abacus' finds no 'abacus' here"),
+        (None, lambda: pytest.fail("opened"), BackendError, "can't run here: it finds no 'abacus'"),
         ("10 rods", lambda: bytearray(1 << 60), FitError, "no memory left.*-c"),
         ("10 rods", lambda: mmap.mmap(-1, 1 << 60), FitError, "no memory left.*-c"),
         ("10 rods", lambda: Path("/nowhere").read_bytes(), FileNotFoundError, "nowhere"),
