@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgellm import __version__, bundle, memory, model_files, packing, tokenizer_blob
+from edgellm import __version__, bundle, memory, model_files, plan, tokenizer_blob
 from edgellm.bundle_writer import BundleWriter
 from edgellm.errors import FitError, FormatError
 from edgellm.executor import Target
 from edgellm.key_folder import KeyFolder
-from edgellm.layout import TABLES
 from edgellm.manifest import ALIGNMENT, Built, Manifest, Source
 
 if TYPE_CHECKING:
@@ -48,10 +46,11 @@ def build(
     if checkpoint.tokenizer is None:
         raise FormatError(checkpoint.path, "tokenizer", None, "the model needs its vocabulary")
     compiler = backend.compiler(target)
-    sizes = packed_sizes(checkpoint)
+    sizes = plan.packed(checkpoint)
     _check_memory(checkpoint, max(sizes.values()))
     vocabulary = tokenizer_blob.write(checkpoint.tokenizer)
-    expected = sum(sizes.values()) + len(vocabulary) + LIBRARY_BYTES
+    gaps = sum(ALIGNMENT // 2 for nbytes in sizes.values() if nbytes >= ALIGNMENT)
+    expected = sum(sizes.values()) + gaps + len(vocabulary) + LIBRARY_BYTES
     _check_disk(path, expected)
     if source is None:
         source = _source(Path(checkpoint.path), progress)
@@ -73,17 +72,6 @@ def build(
         writer.blob(bundle.TOKENIZER, vocabulary)
         backend.build(checkpoint, target, writer, progress)
         writer.finish(described, keys, signer)
-
-
-def packed_sizes(checkpoint: Checkpoint) -> dict[str, int]:
-    """Bytes of each tensor as a bundle holds it, about."""
-    tensors = {name: tensor for name, tensor in checkpoint.tensors.items() if name not in TABLES}
-    sizes = {name: 4 * math.prod(tensor.shape) for name, tensor in tensors.items()}
-    for name, format in packing.formats(tensors).items():
-        sizes[name] = packing.packed_bytes(format, *tensors[name].shape)
-        if sizes[name] >= ALIGNMENT:
-            sizes[name] += ALIGNMENT // 2
-    return sizes
 
 
 def _source(path: Path, progress: Progress | None) -> Source:

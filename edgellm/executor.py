@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 CHUNK = 32
 """Tokens of a prompt that are computed at once where nothing else is asked for."""
 
+ROWS, BLOCK = 128, 16
+"""The most tokens that are computed at once, and positions that slots are made of, as plans of
+memory have it (`edgellm.plan`); an executor may do with less."""
+
 Progress = Callable[[str, int, int], None]
 """Called as `progress(what, done, total)` while loading or compiling."""
 
@@ -179,8 +183,9 @@ class Backend(Protocol):
         closed. How many threads there are, and how keys and values are kept, is by default what it
         finds best.
 
-        Raises FitError where weights and slots don't fit, before memory is taken for them,
-        UsageError for a `kv` that the backend hasn't.
+        Raises FitError where the system or the device refuses memory, or where the backend needs
+        more than `edgellm.plan` says, which whoever calls it has looked at, and there isn't so
+        much; UsageError for a `kv` that the backend hasn't.
         """
 
     def reference(
@@ -191,7 +196,5 @@ class Backend(Protocol):
         slots: int = 1,
         progress: Progress | None = None,
     ) -> Executor:
-        """Load the checkpoint and return what runs it in float32 over exactly dequantised weights.
-
-        Raises FitError where they don't fit, before memory is taken for them.
-        """
+        """Load the checkpoint and return what runs it in float32 over exactly dequantised weights;
+        else as `open`."""

@@ -1,83 +1,38 @@
-"""How much memory a model takes while it runs, and whether this machine has so much."""
+"""How much memory this machine has, and what comes of too little."""
 
 from __future__ import annotations
 
 import errno
-import math
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
 
-from edgellm.config import rows_shape
 from edgellm.errors import FitError
-from edgellm.executor import CHUNK
-from edgellm.layout import TABLES
-
-if TYPE_CHECKING:
-    from edgellm.checkpoint import Checkpoint
-    from edgellm.config import Config
-
-RUNTIME_BYTES = 80 << 20
-"""What Python, NumPy and tinygrad take before the first weight is loaded, measured on x86-64."""
-
-BUNDLE_BYTES = 60 << 20
-"""What Python, NumPy and the work of a step take where a bundle is run."""
+from edgellm.processor import ROOT, read_text
 
 REMEDY = "a shorter context (-c) or a smaller model takes less"
 
 
-def needed(checkpoint: Checkpoint, context: int, slots: int = 1) -> int:
-    """Bytes that a process takes at most which runs a model in `edgellm.jit_executor.JitExecutor`:
-    while it loads, or with `slots` sequences of `context` positions."""
-    config = checkpoint.config
-    positions = context + min(CHUNK, context)
-    weights = loading = 0
-    for name, tensor in checkpoint.tensors.items():
-        if name in TABLES:
-            continue
-        nbytes = 4 * math.prod(tensor.shape)
-        weights += nbytes
-        loading = max(loading, weights + nbytes)  # dequantised, then copied
-    rows = sum(math.prod(rows_shape(config, layer, positions, slots)) for layer in config.layers)
-    return RUNTIME_BYTES + max(loading, weights + 4 * rows + _work(config, positions))
-
-
-def running(config: Config, weights: int, context: int, slots: int = 1) -> int:
-    """Bytes that a process takes, about, which runs a bundle of `weights` bytes, with `slots`
-    sequences of `context` positions in float16."""
-    rows = sum(
-        math.prod(rows_shape(config, layer, context, slots)) * (4 if layer.kind == "conv" else 2)
-        for layer in config.layers
+def require(
+    file: object,
+    need: int,
+    context: int,
+    slots: int,
+    room: tuple[str, int] | None = None,
+    remedy: str = REMEDY,
+) -> None:
+    """Raise FitError if `need` bytes are more than there are in `room`, a name and a number of
+    bytes; by default, more than this machine has left."""
+    name, there = room or ("this machine", available())
+    if there is None or need <= there:
+        return
+    chats = f"{slots} contexts" if slots > 1 else "a context"
+    raise FitError(
+        f"{file} needs about {size(need)} with {chats} of {context} tokens, {name} has "
+        f"{size(max(there, 0))} left; {remedy}; --force tries it anyway"
     )
-    tables = sum(4 * context * rope.dim for rope in config.ropes)
-    return BUNDLE_BYTES + weights + rows + tables
-
-
-def _work(config: Config, positions: int) -> int:
-    """Bytes of the position tables, and of what a captured step of a chunk works on: each kind of
-    layer keeps its scores and their exponentials, as was measured."""
-    tables = sum(positions * rope.dim for rope in config.ropes)
-    if config.position == "learned":
-        tables += positions * config.dim
-    kinds = len({layer for layer in config.layers if layer.kind == "attention"})
-    return 4 * (tables + 2 * kinds * config.heads * CHUNK * positions)
-
-
-def check(checkpoint: Checkpoint, context: int, slots: int = 1) -> None:
-    """Raise FitError if the machine's whole memory is less than what is needed."""
-    require(checkpoint.path, needed(checkpoint, context, slots), context, slots)
-
-
-def require(file: object, need: int, context: int, slots: int) -> None:
-    """Raise FitError if the machine's whole memory is less than `need` bytes."""
-    there = physical()
-    if there is not None and need > there:
-        conversations = f"{slots} contexts" if slots > 1 else "a context"
-        raise FitError(
-            f"{file} needs about {size(need)} with {conversations} of {context} tokens, "
-            f"this machine has {size(there)}; {REMEDY}"
-        )
 
 
 @contextmanager
@@ -89,6 +44,23 @@ def fitting(file: object) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno != errno.ENOMEM:
             raise
         raise FitError(f"{file}: there is no memory left to load it; {REMEDY}") from error
+
+
+def available(root: Path = ROOT) -> int | None:
+    """Bytes that this process may have in all: what it has, and what the system below `root` and a
+    container's limit leave. None where the system doesn't tell."""
+    told = re.search(r"^MemAvailable: +(\d{1,15}) kB", read_text(root / "proc/meminfo"), re.M)
+    if told is None:
+        return physical()
+    left = int(told[1]) << 10
+    group = root / "sys/fs/cgroup"
+    most, now = read_text(group / "memory.max"), read_text(group / "memory.current")
+    if most.isdecimal() and now.isdecimal():
+        # Files that are kept in memory give way.
+        files = re.search(r"^file (\d{1,15})$", read_text(group / "memory.stat"), re.M)
+        left = min(left, int(most) - int(now) + (int(files[1]) if files else 0))
+    own = re.search(r"^RssAnon:\s+(\d{1,15}) kB", read_text(root / "proc/self/status"), re.M)
+    return left + (int(own[1]) << 10 if own else 0)
 
 
 def physical() -> int | None:

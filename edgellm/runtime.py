@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from edgellm import backend_choice, bundle, bundle_cache, generation, memory, plugins, tokenizer
+from edgellm import (
+    backend_choice,
+    bundle,
+    bundle_cache,
+    generation,
+    memory,
+    plan,
+    plugins,
+    tokenizer,
+)
 from edgellm.backend_choice import AUTO, Chosen
 from edgellm.bundle import Bundle
 from edgellm.checkpoint import Checkpoint
@@ -137,6 +146,7 @@ def load(
     threads: int | None = None,
     kv: KV | None = None,
     device: str = AUTO,
+    force: bool = False,
     progress: Progress | None = None,
 ) -> Model:
     """Open a bundle, a GGUF file or a Hugging Face folder (None: the built-in model), ready to run.
@@ -151,7 +161,8 @@ def load(
 
     Raises FormatError or UnsupportedError for a file that can't be run, TrustError for a bundle by
     somebody who isn't trusted, UsageError for a bad argument, BackendError if there is no such
-    device or no compiler, FitError if there isn't memory enough, or room on the disk.
+    device or no compiler, FitError if the machine hasn't memory enough left (with `force` it is
+    tried all the same), or room on the disk.
     """
     file, vocabulary = read(path, exact=exact, device=device)
     return start(
@@ -163,6 +174,7 @@ def load(
         threads=threads,
         kv=kv,
         device=device,
+        force=force,
         progress=progress,
     )
 
@@ -218,6 +230,7 @@ def start(
     threads: int | None = None,
     kv: KV | None = None,
     device: str = AUTO,
+    force: bool = False,
     progress: Progress | None = None,
 ) -> Model:
     """Run what `read` has opened; arguments and errors are those of `load`."""
@@ -226,13 +239,17 @@ def start(
             raise UsageError(f"{count!r} {name}; give a whole number from 1 on")
     if kv not in (None, *get_args(KV)):
         raise UsageError(f"keys and values in {kv!r}; there are {', '.join(get_args(KV))}")
-    positions = context_for(file, context)
-    choice = _chosen(
-        file, device, exact, lambda model, one: _built(model, one, positions, slots, progress)
-    )
+
+    def check(positions: int) -> None:
+        if not force:
+            kept = kv or plan.usual_kv(wanted_device(device))
+            plan.check(file, context=positions, slots=slots, kv=kept, exact=exact)
+
+    check(context_for(file, context))
+    choice = _chosen(file, device, exact, lambda model, one: _built(model, one, progress))
     chosen, ready = backend(choice.backend), file
     if isinstance(file, Checkpoint) and not exact:
-        ready = _built(file, chosen, positions, slots, progress)
+        ready = _built(file, chosen, progress)
     if isinstance(ready, Bundle):
         _check_target(ready, chosen)
 
@@ -248,8 +265,9 @@ def start(
     def longer(needed: int) -> Executor:
         # By doubling, for the longer prompts that may follow; the file's own length is a stop.
         wished = 1 << (needed - 1).bit_length()
-        trained = ready.config.context
-        return open(min(wished, max(trained, needed)))
+        positions = context_for(ready, min(wished, max(ready.config.context, needed)))
+        check(positions)
+        return open(positions)
 
     fixed = context is not None or ready.config.position == "learned"
     return Model(ready, tokenizer, open(context), None if fixed else longer, choice)
@@ -305,16 +323,10 @@ def _kept_choice(path: Path) -> Chosen | None:
     return kept
 
 
-def _built(
-    file: Checkpoint, chosen: Backend, context: int, slots: int, progress: Progress | None
-) -> Bundle:
-    """The bundle of a checkpoint, in the cache from now on. Raises FitError before the work where
-    this machine can't run it."""
+def _built(file: Checkpoint, chosen: Backend, progress: Progress | None) -> Bundle:
+    """The bundle of a checkpoint, in the cache from now on."""
     from edgellm import bundle_builder
 
-    weights = sum(bundle_builder.packed_sizes(file).values())
-    need = memory.running(file.config, weights, context, slots)
-    memory.require(file.path, need, context, slots)
     place = bundle_cache.place(Path(file.path), chosen)
     if (found := bundle_cache.find(place)) is not None:  # the choice has built it
         return found

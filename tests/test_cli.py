@@ -135,10 +135,14 @@ def test_errors_are_one_line_and_a_status(
 def test_a_model_that_does_not_fit_is_3(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("edgellm.memory.physical", lambda: 32 << 20)
+    monkeypatch.setattr("edgellm.memory.available", lambda: 32 << 20)
     assert cli.main(["run", "-p", "x", "-c", "99"]) == 3
-    said = r"edgellm: \S+ needs about .* with a context of 99 tokens, this machine has 32.0 MiB; .*"
+    said = (
+        r"edgellm: \S+ needs about .* with a context of 99 tokens, this machine has 32.0 MiB left; "
+        "a smaller model takes less; --force tries it anyway"
+    )
     assert re.fullmatch(said, capsys.readouterr().err.strip())
+    assert cli.main(["run", "-p", "x", "-c", "99", "-n", "1", "--force"]) == 0
 
 
 def test_debug_shows_where_an_error_came_from(monkeypatch: pytest.MonkeyPatch) -> None:

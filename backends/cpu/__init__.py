@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgellm import memory, processor
+from edgellm import processor
 from edgellm.errors import UsageError
 from edgellm.hookspecs import hookimpl
 
@@ -101,7 +101,6 @@ class CPUBackend:
     ) -> Executor:
         from .compiler import prepare
 
-        memory.check(checkpoint, context, slots)
         prepare()
         from edgellm.jit_executor import JitExecutor
 

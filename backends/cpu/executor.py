@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from edgellm import memory
 from edgellm.config import Config
-from edgellm.executor import Cancelled
+from edgellm.executor import BLOCK, ROWS, Cancelled
 from edgellm.graph import StepGraph
 from edgellm.rope import alibi_slopes, rope_table
 
@@ -25,16 +25,11 @@ from .cache import cache_bytes
 from .calls import CallTable
 from .engine import Engine, Step
 
-MAX_ROWS = 128
-BLOCK = 16
-"""The engine keeps positions in blocks of so many."""
 SAMPLE_BYTES = 16 << 20
 """Of weights, read to find out how many threads are fastest: more than a board's caches hold."""
 SAMPLE_POSITION = 128
 PADDING = 256
 """Bytes past the end of scratch memory that kernels may read, as whole vectors."""
-RUNTIME_BYTES = 45 << 20
-"""What Python and NumPy take before a model is opened, measured on x86-64."""
 
 
 class BundleExecutor:
@@ -57,7 +52,7 @@ class BundleExecutor:
         slots: int = 1,
         threads: int | None = None,
         kv: Literal["f16", "int8"] = "f16",
-        max_rows: int = MAX_ROWS,
+        max_rows: int = ROWS,
         name: object = "the model",
         weight_bytes: int = 0,
         owner: object = None,
@@ -65,8 +60,8 @@ class BundleExecutor:
         """`weights` are addresses of the packed tensors, in memory that lives as long as `owner`,
         which is kept until `close`.
 
-        Raises FitError where there is no memory for `weight_bytes`, the slots and the steps, before
-        it is taken, and calls the model by `name`; BackendError if the library can't be loaded.
+        `weight_bytes` is how much of them a step reads. Raises FitError where the system refuses
+        memory, and calls the model by `name`; BackendError if the library can't be loaded.
         """
         self.config, self.context, self.slots = config, context, slots
         self.max_rows = max(max_rows, slots)
@@ -113,13 +108,6 @@ class BundleExecutor:
             if buffer.role == "state"
         }
         scratch = engine.scratch(self._calls.part(0, count), step)
-        # A prompt's rows want one row of logits, and memory is taken only where it's written.
-        idle = graph.buffers[graph.logits].nbytes * (rows - self.slots)
-        need = RUNTIME_BYTES + weight_bytes + sum(states.values()) * self.slots
-        need += plan.nbytes * rows - idle + scratch
-        need += sum(4 * self._kept * rope.dim for rope in self.config.ropes)
-        memory.require(name, need, self.context, self.slots)
-
         self._states = {index: _memory(size * self.slots) for index, size in states.items()}
         self._rows, self._scratch = _memory(plan.nbytes * rows), _memory(scratch)
         self._tables = {

@@ -64,6 +64,7 @@ def load(options: argparse.Namespace, slots: int = 1) -> Model:
             threads=options.threads,
             kv=options.kv,
             device=options.device,
+            force=options.force,
             progress=shown,
         )
     if options.verbose:

@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from edgellm import bundle, bundle_builder, checkpoint, memory, runtime
+from edgellm import bundle, checkpoint, plan, runtime
 from edgellm.chat import for_model
 from edgellm.commands import options as shared
 from edgellm.commands.columns import aligned
@@ -52,12 +52,11 @@ def describe_checkpoint(opened: Checkpoint, context: int | None = None) -> dict[
     """All that `edgellm info` shows of a model file, as plain values; `context` is by default what
     `load` takes."""
     context = runtime.context_for(opened, context)
-    packed = sum(bundle_builder.packed_sizes(opened).values())
     return describe(opened) | {
         "memory": {
             "context": context,
-            "bytes": memory.running(opened.config, packed, context),
-            "bytes_exact": memory.needed(opened, context),
+            "bytes": plan.of(opened, context=context).total,
+            "bytes_exact": plan.reference(opened, context=context).total,
         }
     }
 
@@ -67,7 +66,6 @@ def describe_bundle(opened: Bundle, context: int | None = None) -> dict[str, obj
     context = runtime.context_for(opened, context)
     tensors = opened.tensors.values()
     formats = Counter(tensor.format for tensor in tensors)
-    weights = sum(tensor.nbytes for tensor in tensors)
     return describe(opened) | {
         "packed": dict(sorted(formats.items())),
         "notes": sorted({tensor.note for tensor in tensors if tensor.note}),
@@ -78,7 +76,7 @@ def describe_bundle(opened: Bundle, context: int | None = None) -> dict[str, obj
         "built_from": asdict(opened.source),
         "signed_by": [{"name": key.name, "fingerprint": key.fingerprint} for key in opened.signers],
         "trusted": opened.voucher or None,
-        "memory": {"context": context, "bytes": memory.running(opened.config, weights, context)},
+        "memory": {"context": context, "bytes": plan.of(opened, context=context).total},
     }
 
 

@@ -65,6 +65,9 @@ def add_running(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="tell which device was chosen, and how fast it is",
     )
+    parser.add_argument(
+        "--force", action="store_true", help="run a model that doesn't fit into the memory, too"
+    )
 
 
 def add_kv(parser: argparse.ArgumentParser) -> None:
