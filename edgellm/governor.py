@@ -30,11 +30,11 @@ from edgellm.sensors import (
     CAPPED,
     NOW,
     SINCE_START,
-    SOFT_LIMIT,
     THROTTLED,
     UNDER_VOLTAGE,
     Reading,
     Sensors,
+    words,
 )
 
 INTERVAL_S = 3.0
@@ -52,12 +52,6 @@ SLOW = 0.9
 """A clock below this share of the highest is slowed down."""
 DUTIES = (0.75, 0.5, 0.25)
 
-WORDS = {
-    UNDER_VOLTAGE: "supply too weak",
-    CAPPED: "clock limited",
-    THROTTLED: "throttled",
-    SOFT_LIMIT: "soft temperature limit",
-}
 WEAK = "the supply's voltage is too low"
 REMEDIES = {
     "heat": "a cooler or more air helps",
@@ -172,8 +166,8 @@ class Governor:
         now, since = said & NOW, said >> SINCE_START & NOW
         if self._seen is None:
             self._seen = since
-            if words := _words(since & ~now):
-                self._tell(f"seen since this machine was started: {words}", False)
+            if before := words(since & ~now):
+                self._tell(f"seen since this machine was started: {before}", False)
         now |= since & ~self._seen
         self._seen |= since
         return now | (UNDER_VOLTAGE if reading.under_voltage else 0)
@@ -206,13 +200,9 @@ class Governor:
         found = {
             "temperature_c": reading.temperature_c,
             "clock": None if reading.clock is None else round(reading.clock, 2),
-            "throttled": (_words(bits) or "no") if told else None,
+            "throttled": (words(bits) or "no") if told else None,
             "threads": self.gear.threads,
             "duty": self.gear.duty,
         }
         self.status.clear()
         self.status.update((name, value) for name, value in found.items() if value is not None)
-
-
-def _words(bits: int) -> str:
-    return " and ".join(words for bit, words in WORDS.items() if bits & bit)

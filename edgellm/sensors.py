@@ -20,6 +20,12 @@ from edgellm.processor import ROOT, read_text
 UNDER_VOLTAGE, CAPPED, THROTTLED, SOFT_LIMIT = 1, 2, 4, 8
 """The bits: the supply is too weak; the clock is limited; it is lowered; it is so from the soft
 limit on (60 °C, of a 3B+)."""
+WORDS = {
+    UNDER_VOLTAGE: "supply too weak",
+    CAPPED: "clock limited",
+    THROTTLED: "throttled",
+    SOFT_LIMIT: "soft temperature limit",
+}
 NOW, SINCE_START = 0xF, 16
 
 PROCESSORS = ("[cC][pP][uU]*", "[sS][oO][cC]*", "*core*", "x86_pkg_temp", "k10temp")
@@ -47,6 +53,11 @@ class Reading:
     """What a sensor of the supply says."""
     clock: float | None = None
     """The slowest core's, as a share of the most that it can do."""
+
+
+def words(bits: int) -> str:
+    """What the firmware's bits of now say; empty where there are none."""
+    return " and ".join(text for bit, text in WORDS.items() if bits & bit)
 
 
 class Sensors:

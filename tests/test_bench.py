@@ -9,6 +9,7 @@ import statistics
 import sys
 import textwrap
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from edgellm.bench.bandwidth import ReadBandwidth
 from edgellm.bench.process import Process, peer_command
 from edgellm.commands import bench as command
 from edgellm.errors import BackendError, EdgeError, UsageError
+from edgellm.sensors import Reading
 
 FIGURES = bench.Figures(1000.0, 50.0, 0.25, 64 << 20, [900.0, 1000.0, 1100.0], [50.0], [0.25])
 PEERS = bench.Figures(500.0, 40.0, 0.5, 128 << 20, [500.0], [40.0], [0.5])
@@ -173,3 +175,17 @@ def test_turns_are_ordered_and_the_child_is_ended(tmp_path: Path) -> None:
         assert process.peak_rss_bytes == 2
     with pytest.raises(ProcessLookupError):
         os.kill(process.about["pid"], 0)
+
+
+def test_heat_and_a_weak_supply_stand_below_the_table() -> None:
+    hot = replace(row(), temperature_c=81.4, throttled="supply too weak")
+    *_, note = command.table([hot, replace(row(), temperature_c=60.0, throttled="no"), row()])
+    assert note == "The processor meanwhile, row by row: 81 °C, supply too weak; 60 °C; -."
+    assert hot.as_dict()["temperature_c"] == 81.4
+
+
+def test_what_was_complained_of_at_any_look_counts() -> None:
+    looks = [Reading(50.0), Reading(50.0, 0x40002), Reading(50.0, 0, True)]
+    assert bench._complaints(looks) == "supply too weak and clock limited"
+    assert bench._complaints([Reading(50.0, 0x50000)]) == "no"
+    assert bench._complaints([Reading(50.0)]) is None

@@ -18,9 +18,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgellm import board
 from edgellm.bench.bandwidth import ReadBandwidth
 from edgellm.bench.process import WORKER, Process, peer_command
 from edgellm.errors import UsageError
+from edgellm.processor import ROOT
+from edgellm.sensors import NOW, UNDER_VOLTAGE, Reading, Sensors, words
 
 if TYPE_CHECKING:
     from edgellm.executor import KV
@@ -99,6 +102,12 @@ class Row:
     read_gb_s: float
     """Bandwidth of reading memory with as many threads, measured after each of our turns."""
     read_repeats: list[float]
+    temperature_c: float | None = None
+    """Of the processor, at most, after our turns; None where the machine doesn't say, as below."""
+    clock: float | None = None
+    """The slowest core's, at least, as a share of the most that it can do."""
+    throttled: str | None = None
+    """What the firmware or the supply complained of."""
     peer: str | None = None
     """Name and version."""
     theirs: Figures | None = None
@@ -215,6 +224,7 @@ def measure(
     with closing(_Side(tests[0], WORKER, **task, **ours)) as side:
         side.start()
         threads = side.process.about["threads"]
+    eyes = Sensors(ROOT, board.detect().board.thermal_zones)
     for test in tests:
         test = replace(test, threads=test.threads or threads)
         sides = [_Side(test, WORKER, **task, **ours)]
@@ -223,23 +233,24 @@ def measure(
         with ExitStack() as stack:
             for side in sides:
                 stack.callback(side.close)
-            yield _row(sides, repetitions)
+            yield _row(sides, repetitions, eyes)
 
 
-def _row(sides: Sequence[_Side], repetitions: int) -> Row:
+def _row(sides: Sequence[_Side], repetitions: int, eyes: Sensors) -> Row:
     for _ in range(min(repetitions, STARTS)):
         for side in sides:
             side.start()
     for side in sides:
         side.warm_up()
     test = sides[0].test
-    read = []
+    read, seen = [], []
     with closing(ReadBandwidth(test.threads)) as bandwidth:
         for turn in range(repetitions):
             # Whoever comes second finds the caches, and perhaps the clock, as the first left them.
             for side in sides if turn % 2 == 0 else reversed(sides):
                 side.turn()
                 if side is sides[0]:
+                    seen.append(eyes.read())
                     read.append(bandwidth.measure() / 1e9)
     task, about = sides[0].task, sides[0].process.about
     row = Row(
@@ -247,6 +258,9 @@ def _row(sides: Sequence[_Side], repetitions: int) -> Row:
         ours=sides[0].figures(),
         read_gb_s=statistics.median(read),
         read_repeats=read,
+        temperature_c=max((one.temperature_c for one in seen if one.temperature_c), default=None),
+        clock=min((one.clock for one in seen if one.clock), default=None),
+        throttled=_complaints(seen),
         file=str(task["model"]),
         device=str(about["device"]),
         mode="exact" if task["exact"] else "fast",
@@ -256,3 +270,12 @@ def _row(sides: Sequence[_Side], repetitions: int) -> Row:
     if len(sides) == 1:
         return row
     return replace(row, peer=sides[1].process.about["peer"], theirs=sides[1].figures())
+
+
+def _complaints(seen: Sequence[Reading]) -> str | None:
+    """Of all looks; "no" where there were none."""
+    told = [one for one in seen if one.throttled is not None or one.under_voltage is not None]
+    bits = 0
+    for one in told:
+        bits |= (one.throttled or 0) & NOW | (UNDER_VOLTAGE if one.under_voltage else 0)
+    return (words(bits) or "no") if told else None

@@ -121,13 +121,14 @@ HEADS = {
 def table(rows: Iterable[bench.Row]) -> Iterator[str]:
     """The rows of a Markdown table, which a reader can paste; beside each figure how many times
     the peer's it is."""
-    peer = None
+    peer, heat = None, []
     for index, row in enumerate(rows):
         if index == 0:  # once nothing is in the way of the first
             yield _line(HEADS)
             yield _line(HEADS.values())
         test, ours, peer = row.test, row.ours, row.peer
         share = row.read_share
+        heat.append(_heat(row))
         yield _line(
             (
                 f"{Path(row.file).name} ({row.parameters / 1e6:.1f} M)",
@@ -142,9 +143,20 @@ def table(rows: Iterable[bench.Row]) -> Iterator[str]:
                 "" if share is None else f"{share:.0%} of {row.read_gb_s:.1f} GB/s",
             )
         )
+    if any(heat):
+        yield ""
+        yield "The processor meanwhile, row by row: " + "; ".join(one or "-" for one in heat) + "."
     if peer is not None:
         yield ""
         yield f"In brackets: times the figure of {peer}, measured in turns on the same file."
+
+
+def _heat(row: bench.Row) -> str:
+    """How hot it was, and whether that or the supply made it slower."""
+    degrees = "" if row.temperature_c is None else f"{row.temperature_c:.0f} °C"
+    return ", ".join(
+        filter(None, (degrees, "" if row.throttled in (None, "no") else row.throttled))
+    )
 
 
 def _type(row: bench.Row) -> str:
