@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import platform
-import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing, suppress
@@ -180,7 +179,7 @@ def _median(call: Callable[[], object], seconds: float) -> float:
         began = time.perf_counter()
         call()
         times.append(time.perf_counter() - began)
-    return max(statistics.median(times[1:] or times), 1e-9)
+    return max(float(np.median(times[1:] or times)), 1e-9)
 
 
 def _place(path: Path) -> Path:
