@@ -19,7 +19,7 @@ from edgellm.errors import BackendError
 from edgellm_backends.cpu import compiler
 from edgellm_backends.metal import objc
 
-FLAGS = ("-std=c++17", "-O2", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror")
+FLAGS = ("-std=c++17", "-O2", "-fPIC", "-shared")
 NO_CHECKED_JUMPS = ("-U_FORTIFY_SOURCE",)
 """Fibers jump from stack to stack, which glibc would take for a mistake."""
 _COMPILER = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int)

@@ -22,9 +22,9 @@ SHIM = Path(__file__).with_name("metal")
 FLAGS = (
     *("-x", "c++", "-std=c++14", "-O1", "-fPIC", "-ffp-contract=off", "-fno-math-errno"),
     *("-fno-exceptions", "-fno-rtti", "-nostdinc", f"-I{SHIM}", "-fvisibility=hidden"),
-    *("-Wall", "-Werror", "-Wno-unknown-attributes", "-Wno-unused-function", "-Wno-address-space"),
-    *("-Wno-unused-variable", "-Wno-unused-but-set-variable", "-Wno-duplicate-decl-specifier"),
-    *("-Wno-unknown-warning-option", "-Wno-unused-const-variable"),
+    *("-Wall", "-Wvla", "-Werror", "-Wno-unknown-attributes", "-Wno-unknown-warning-option"),
+    *("-Wno-unused-function", "-Wno-unused-variable", "-Wno-unused-but-set-variable"),
+    *("-Wno-duplicate-decl-specifier", "-Wno-unused-const-variable"),
 )
 SPACES = ("device", "constant", "threadgroup", "thread")
 SCALARS = (

@@ -16,6 +16,7 @@ from fake_metal import FakeMetal
 
 import edgellm
 from edgellm import packing, runtime
+from edgellm.conformance import suite
 from edgellm.errors import BackendError, FitError, UsageError
 from edgellm.executor import Cancelled, Executor
 from edgellm_backends.gpu.sources import KERNELS
@@ -102,6 +103,15 @@ def test_a_context_of_several_chunks(fake: FakeMetal, name: str, kv: str) -> Non
     if name == "lfm2":  # which has both convolutions and attention
         texts = "".join(path.read_text() for path in KERNELS.glob("*.c"))
         assert set(re.findall(r"^KERNEL\((\w+)", texts, re.MULTILINE)) <= set(fake.ran())
+
+
+def test_the_contract() -> None:
+    """As `edgellm backend check` sees it, whose other checks have their tests here."""
+    names = ("serving", "forgetting", "context's end", "errors", "determinism", "threads")
+    fake_metal.library()
+    plugin = Path(__file__).with_name("faked_metal.py")
+    for outcome in suite.run(str(plugin), (*names, "cancel", "closing"), limit=120):
+        assert outcome.status == "passed", outcome
 
 
 def test_a_trained_model_writes_what_llama2_c_does(fake: FakeMetal, shared: Path) -> None:

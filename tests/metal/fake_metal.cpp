@@ -354,10 +354,13 @@ struct Metal {
         encoder_class.end = [](Object *self) {
             if (!((Encoder *)self)->ended) misuse("an encoder is released before it has ended");
             release(((Encoder *)self)->command);
+            std::vector<Bound>().swap(((Encoder *)self)->bound);
         };
         command_class.end = [](Object *self) {
             Command *command = (Command *)self;
             for (Object *object : command->held) release(object);
+            std::vector<Object *>().swap(command->held);
+            std::vector<Launch>().swap(command->launches);
             release(command->error);
             release(command->queue);
         };

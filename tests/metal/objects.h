@@ -1,7 +1,7 @@
 // Objective-C's objects as far as Metal's host code sees them: classes, messages, reference counts.
 //
-// Nothing is ever freed, so that a message to a released object is noticed. Whatever a real run time
-// would crash on, or leak, is noted as misuse.
+// No object is ever freed, only what it holds, so that a message to a released one is noticed.
+// Whatever a real run time would crash on, or leak, is noted as misuse.
 #pragma once
 #include <initializer_list>
 #include <map>
