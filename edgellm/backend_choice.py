@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 AUTO = "auto"
 """The device that stands for the choice."""
 BUDGET_S = 2.0
-"""What measuring all of them may take, besides loading."""
+"""What measuring all of them may take, besides loading and the first call of either kind."""
 PROMPT, ANSWER = 128, 64
 """Tokens of a usual question and its answer, which the faster one is the faster at."""
 MOST_ROWS = 64
@@ -171,15 +171,15 @@ def measure(executor: Executor, seconds: float) -> Speed:
 
 
 def _median(call: Callable[[], object], seconds: float) -> float:
-    """Of a call's seconds; the first one, which may compile, counts only if there's time for no
-    other."""
+    """Of a call's seconds, but for the first one, which may compile and tune."""
+    call()
     times: list[float] = []
     until = time.perf_counter() + seconds
     while not times or time.perf_counter() < until:
         began = time.perf_counter()
         call()
         times.append(time.perf_counter() - began)
-    return max(float(np.median(times[1:] or times)), 1e-9)
+    return max(float(np.median(times)), 1e-9)
 
 
 def _place(path: Path) -> Path:

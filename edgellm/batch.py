@@ -202,7 +202,7 @@ class Batch:
         if isinstance(error, BackendError):
             return error
         words = f"the backend {self._backend!r} failed ({type(error).__name__}: {error})"
-        named = BackendError(f"{words}; ask again")
+        named = BackendError(f"{words}; ask again" if self._patient else words)
         named.__cause__ = error
         return named
 

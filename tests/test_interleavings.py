@@ -26,6 +26,7 @@ from edgellm.answer import Answer, Request
 from edgellm.channel import Call, Done, Priority, Text
 from edgellm.errors import BusyError, ContextError, ExpiredError, UsageError
 from edgellm.generation import Piece, SingleSlot, generate
+from edgellm.runner import Fallback, Watch
 from edgellm.sampling import Sampler, Sampling
 from edgellm.scheduler import Scheduler
 from edgellm.service import Conversations
@@ -109,6 +110,8 @@ class Story:
             ends=self.random.choice([0, 0, 25]),
         )
         self.executor.during = self.step
+        self.lost = self.random.choice([0, 0, self.random.randint(1, 60)])
+        """The step at which the device is lost, if it is."""
         self.events: list[tuple[int, int, Callable[[], None]]] = []
         self.counter = itertools.count()
         self.steps = 0
@@ -121,6 +124,16 @@ class Story:
     def step(self) -> None:
         """What happens during a step of the model."""
         self.pass_time()
+        if self.lost and self.steps >= self.lost:
+            raise RuntimeError("the device is lost")
+
+    def other(self) -> ToyExecutor:
+        """What takes over then."""
+        executor = ToyExecutor(
+            self.executor.context, self.executor.slots, self.executor.max_rows, self.executor.ends
+        )
+        executor.during = self.pass_time
+        return executor
 
     def pass_time(self) -> None:
         self.steps += 1
@@ -129,7 +142,8 @@ class Story:
             heapq.heappop(self.events)[2]()
 
     async def tell(self) -> None:
-        async with Scheduler(self.executor, ToyTokenizer(), queue=3) as scheduler:
+        watch = Watch("lost", Fallback("other", self.other))
+        async with Scheduler(self.executor, ToyTokenizer(), queue=3, watch=watch) as scheduler:
             self.scheduler = scheduler
             for number in range(self.random.randint(2, 8)):
                 requests = [self.request(number) for _ in range(self.random.randint(1, 3))]
@@ -229,7 +243,9 @@ def test_every_answer_is_as_if_its_session_were_alone(
     compared, complete = tell(range(seed, seed + 100))
     assert compared > 3000
     assert complete > 500
-    assert not caplog.records
+    # Nothing is told but what becomes of lost devices.
+    assert {record.name for record in caplog.records} == {"edgellm.runner"}
+    assert len(caplog.records) > 10
 
 
 def test_and_so_it_is_with_a_thread_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
