@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from tinygrad import Tensor, TinyJit, UOp
 
 from edgellm import layout
+from edgellm.bundle import Bundle
 from edgellm.checkpoint import Checkpoint
 from edgellm.config import Layer
 from edgellm.executor import CHUNK, Cancelled, Progress
@@ -70,18 +71,18 @@ class JitExecutor:
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
+        model: Checkpoint | Bundle,
         context: int,
         slots: int,
         chunk: int = CHUNK,
         progress: Progress | None = None,
     ) -> None:
-        self.config, self.context, self.slots = checkpoint.config, context, slots
+        self.config, self.context, self.slots = model.config, context, slots
         self.threads = 1
         self.chunk = min(chunk, context)
         self.max_rows = self.chunk + slots
         self._cancelled = False
-        weights = _upload(checkpoint, progress)
+        weights = _upload(model, progress)
         transformer = Transformer(self.config, weights, context, margin=self.chunk)
         self._rows = [
             empty_rows(self.config, layer, context + self.chunk, slots)
@@ -200,13 +201,14 @@ def _bound(name: str, value: int, highest: int) -> UOp:
     return bound
 
 
-def _upload(checkpoint: Checkpoint, progress: Progress | None) -> dict[str, Tensor]:
+def _upload(model: Checkpoint | Bundle, progress: Progress | None) -> dict[str, Tensor]:
     """The weights on the device."""
-    stored = [t for t in checkpoint.tensors.values() if t.name not in layout.TABLES]
+    stored = [t for t in model.tensors.values() if t.name not in layout.TABLES]
     total, done = sum(tensor.nbytes for tensor in stored), 0
     weights: dict[str, Tensor] = {}
     for tensor in stored:
-        weights[tensor.name] = Tensor(np.atleast_1d(tensor.float32())).realize()
+        values = np.require(np.atleast_1d(tensor.float32()), requirements="W")
+        weights[tensor.name] = Tensor(values).realize()
         done += tensor.nbytes
         if progress:
             progress("loading", done, total)

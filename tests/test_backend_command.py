@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 from edgellm import cli
 from edgellm.conformance.checks import CHECKS
 
+ROOT = Path(__file__).resolve().parents[1]
 FAULTS = {
     "rope": (
         "transformer.py",
@@ -98,18 +101,55 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_new_backend_is_installed_and_keeps_the_contract(begun: Path, tmp_path: Path) -> None:
-    """As its author would: pip, without network; then its own test, and a question."""
-    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps"]
-    install = [*pip, "--no-build-isolation", "--target", tmp_path, begun]
-    subprocess.run(install, check=True, capture_output=True)
-    here = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    test = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", begun]
-    done = subprocess.run(test, env=here, capture_output=True, text=True, cwd=tmp_path)
+def programs(folder: Path) -> dict[str, str]:
+    """An environment whose `edgellm` is this one, and whose `pip` installs into the folder, without
+    network."""
+    pip = "-m pip install -q --no-index --no-deps --no-build-isolation --target"
+    for name, command in (
+        ("edgellm", f'exec {sys.executable} -m edgellm "$@"'),
+        ("pip", f'shift; exec {sys.executable} {pip} {folder} "$@"'),
+    ):
+        program = folder / "programs" / name
+        program.parent.mkdir(exist_ok=True)
+        program.write_text(f"#!/bin/sh\n{command}\n")
+        program.chmod(0o755)
+    path = f"{folder / 'programs'}:{os.environ['PATH']}"
+    return {**os.environ, "PATH": path, "PYTHONPATH": str(folder)}
+
+
+def test_a_new_backend_is_installed_and_keeps_the_contract(tmp_path: Path) -> None:
+    """The commands as the README has them, then the test that comes with it."""
+    readme = (ROOT / "README.md").read_text()
+    (commands,) = re.findall(r"^```sh\n(edgellm backend new .*?)^```$", readme, re.DOTALL | re.M)
+    here = programs(tmp_path)
+    done = subprocess.run(
+        ["sh", "-ec", commands],
+        input="turn on the lamp\n",
+        env=here,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    *table, answer = done.stdout.splitlines()
+    assert table[-1] == f"mine: {len(CHECKS)} passed, 0 failed, 0 declined"
+    assert "lamp" in answer
+    test = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "edgellm-mine"]
+    done = subprocess.run(test, env=here, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
-    ask = [sys.executable, "-m", "edgellm", "run", "--device", "mine", "-p", "turn on the lamp"]
-    done = subprocess.run(ask, env=here, capture_output=True, text=True)
-    assert "lamp" in done.stdout, done.stderr
+
+
+@pytest.mark.usefixtures("cpu")
+def test_the_example_backend_is_installed_and_keeps_the_contract(tmp_path: Path) -> None:
+    """Some rows: the others' kernels would take minutes to compile."""
+    here = programs(tmp_path)
+    source = shutil.copytree(ROOT / "tests" / "example_backend", tmp_path / "source")
+    subprocess.run(["pip", "install", source], env=here, check=True, capture_output=True)
+    rows = ("family llama", "slots", "forgetting", "batching", "errors")
+    only = [word for row in rows for word in ("--only", row)]
+    status, found = checked("tinygrad", *only, "--limit", 300, site=tmp_path)
+    assert status == 0, found
+    assert [row["status"] for row in found] == ["passed"] * len(rows)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
