@@ -162,12 +162,12 @@ def of(
     )
 
 
-def reference(checkpoint: Checkpoint, *, context: int, slots: int = 1) -> Plan:
+def reference(file: ModelFile, *, context: int, slots: int = 1) -> Plan:
     """The plan of `--exact`: while it loads, or with its slots, whichever takes more."""
-    config = checkpoint.config
+    config = file.config
     positions = context + min(CHUNK, context)
     weights = loading = 0
-    for name, tensor in checkpoint.tensors.items():
+    for name, tensor in file.tensors.items():
         if name not in TABLES:
             nbytes = 4 * math.prod(tensor.shape)
             weights += nbytes

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import edgellm
-from edgellm import layout, memory, packing
+from edgellm import layout, packing, plan
 from edgellm.errors import UsageError
 from edgellm.executor import KV, Target
 
@@ -77,7 +77,7 @@ class TinygradBackend:
         slots: int = 1,
         progress: Progress | None = None,
     ) -> Executor:
-        memory.check(model, context, slots)
+        plan.require(model, plan.reference(model, context=context, slots=slots))
         from edgellm.jit_executor import JitExecutor
 
         return JitExecutor(model, context, slots, progress=progress)
