@@ -24,7 +24,7 @@ FLAGS = (
     *("-fno-exceptions", "-fno-rtti", "-nostdinc", f"-I{SHIM}", "-fvisibility=hidden"),
     *("-Wall", "-Wvla", "-Werror", "-Wno-unknown-attributes", "-Wno-unknown-warning-option"),
     *("-Wno-unused-function", "-Wno-unused-variable", "-Wno-unused-but-set-variable"),
-    *("-Wno-duplicate-decl-specifier", "-Wno-unused-const-variable"),
+    *("-Wno-duplicate-decl-specifier", "-Wno-unused-const-variable", "-Wno-pass-failed"),
 )
 SPACES = ("device", "constant", "threadgroup", "thread")
 SCALARS = (

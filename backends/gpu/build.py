@@ -12,6 +12,7 @@ from edgellm import layout, packing
 from edgellm.errors import UnsupportedError
 
 from . import sources
+from .fusion import fused
 
 if TYPE_CHECKING:
     from tinygrad.renderer import Renderer
@@ -39,7 +40,7 @@ def captured(
         for name, tensor in checkpoint.tensors.items()
         if name not in layout.TABLES
     }
-    return capture(checkpoint.config, weights, codes=False, renderer=renderer())
+    return fused(capture(checkpoint.config, weights, codes=False, renderer=renderer()))
 
 
 def build(

@@ -26,6 +26,7 @@ TILE = 4
 HEADER = 2
 """As in kernels/attend.c."""
 BODY, HEAD = 0, 1
+STORE = ("state.h", "rotate.h", "store.c")
 
 
 @dataclass(frozen=True)
@@ -211,7 +212,7 @@ class Launches:
     def _rotate(self, call: Call) -> Emit:
         heads, width, *_ = call.numbers
         arguments = [self._places.step, *self._memories(call), *call.numbers]
-        return self._each("edge_rotate", ("rows.c",), arguments, heads * width)
+        return self._each("edge_rotate", ("rotate.h", "rotate.c"), arguments, heads * width)
 
     def _store(self, call: Call) -> Emit:
         state, keys, values = call.arguments
@@ -222,9 +223,23 @@ class Launches:
         arguments += [self._memory(keys), self._memory(values)]
         return self._each(
             "edge_store",
-            ("state.h", "store.c"),
+            STORE,
             [*arguments, heads, width, places.context],
             heads * width,
+            **self._kept(),
+        )
+
+    def _rotate_store(self, call: Call) -> Emit:
+        state = call.arguments[3]
+        assert state is not None
+        heads, key_heads, width, *_ = call.numbers
+        places, memories = self._places, self._memories(call)
+        arguments = [places.step, *memories[:4], places.values[state.buffer], *memories[4:]]
+        return self._each(
+            "edge_rotate_store",
+            STORE,
+            [*arguments, *call.numbers, places.context],
+            (heads + 2 * key_heads) * width,
             **self._kept(),
         )
 

@@ -35,8 +35,7 @@ typedef uint Words;
 #define LOAD_BFLOATS(p) as_type<float>((uint)*(p) << 16u)
 #define LOAD_BYTES(p) ((float)*(p))
 #define LOAD_SIGNED_BYTES(p) ((float)*(GLOBAL const char *)(p))
-#define FROM_WORDS(v) ((float)(v))
-#define FROM_SIGNED_WORDS(v) ((float)(int)(v))
+#define AS_FLOATS(v) as_type<float>(v)
 #define FROM_SIGNED_BYTE(v, j) ((float)((int)((v) << (uint)(24 - 8 * (j))) >> 24))
 #else
 typedef float4 Floats;
@@ -60,8 +59,7 @@ inline void store_floats(float4 v, thread float *p) { *(thread packed_float4 *)p
 #define LOAD_BFLOATS(p) as_type<float4>(uint4(ushort4(*(GLOBAL const packed_ushort4 *)(p))) << 16u)
 #define LOAD_BYTES(p) float4(uchar4(*(GLOBAL const packed_uchar4 *)(p)))
 #define LOAD_SIGNED_BYTES(p) float4(char4(*(GLOBAL const packed_char4 *)(p)))
-#define FROM_WORDS(v) float4(v)
-#define FROM_SIGNED_WORDS(v) float4(as_type<int4>(v))
+#define AS_FLOATS(v) as_type<float4>(v)
 #define FROM_SIGNED_BYTE(v, j) float4(as_type<int4>((v) << (uint)(24 - 8 * (j))) >> 24)
 #endif
 

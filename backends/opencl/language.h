@@ -9,7 +9,8 @@
 #define ITEM ((int)get_local_id(0))
 #define INDEX ((int)get_global_id(0))
 #define BARRIER barrier(CLK_LOCAL_MEM_FENCE)
-#ifdef FP_FAST_FMAF
+// Compilers that are clang tell so, but don't always define OpenCL's own word for it.
+#if defined(FP_FAST_FMAF) || defined(__FMA__) || defined(__ARM_FEATURE_FMA)
 #define FMA(a, b, c) fma(a, b, c)
 #else
 #define FMA(a, b, c) ((a) * (b) + (c))
@@ -47,8 +48,7 @@
 typedef VECTOR(float) Floats;
 typedef VECTOR(uint) Words;
 #define SPLAT(x) ((Floats)(x))
-#define FROM_WORDS(v) JOIN(convert_, VECTOR(float))(v)
-#define FROM_SIGNED_WORDS(v) JOIN(convert_, VECTOR(float))(JOIN(as_, VECTOR(int))(v))
+#define AS_FLOATS(v) JOIN(as_, VECTOR(float))(v)
 #define FROM_SIGNED_BYTE(v, j) \
     JOIN(convert_, VECTOR(float))(JOIN(as_, VECTOR(int))((v) << (24 - 8 * (j))) >> 24)
 

@@ -26,7 +26,7 @@
 //   LOAD_HALVES(p), STORE_HALVES(v, p)                     Floats from and to halves (as ushort)
 //   LOAD_BFLOATS(p)                                        Floats from the upper halves of floats
 //   LOAD_BYTES(p), LOAD_SIGNED_BYTES(p)                    Floats from uchar and char
-//   FROM_WORDS(v), FROM_SIGNED_WORDS(v)                    words as numbers
+//   AS_FLOATS(v)                                           the bits of Words as those of Floats
 //   FROM_SIGNED_BYTE(v, j)                                 byte j of each word as int8
 //
 // Where HALF_ARITHMETIC is defined, Reals is a vector of halves and Real a half, else Floats and

@@ -12,7 +12,7 @@
 // inputs are at x[at[t]].
 #if FORMAT <= BF16
 void multiply(GLOBAL const uint *block, int unit, int first, GLOBAL const float *x,
-              PRIVATE const int *at, PRIVATE Floats *sums) {
+              PRIVATE const size_t *at, PRIVATE Floats *sums) {
 #if FORMAT == F32
     Floats w = LOAD_FLOATS((GLOBAL const float *)block + first);
 #elif FORMAT == F16
@@ -20,6 +20,7 @@ void multiply(GLOBAL const uint *block, int unit, int first, GLOBAL const float 
 #else
     Floats w = LOAD_BFLOATS(HALVES(block) + first);
 #endif
+#pragma unroll
     for (int t = 0; t < ROWS; t++) sums[t] = FMA(w, SPLAT(x[at[t]]), sums[t]);
 }
 #else
@@ -30,21 +31,20 @@ void multiply(GLOBAL const uint *block, int unit, int first, GLOBAL const float 
 #define VALUE(code, d) REAL_FMA(d, REALS(code), minimum)
 #define JOINED(d, part, sum) ((sum) + FLOATS_OF_REALS(part))
 #elif defined(HALF_ARITHMETIC)
-#define VALUE(code, d) (d * REALS((code) - OFFSET))
+#define VALUE(code, d) (d * REALS(code))
 #define JOINED(d, part, sum) ((sum) + FLOATS_OF_REALS(part))
 #else
-#define VALUE(code, d) ((code) - OFFSET)
+#define VALUE(code, d) (code)
 #define JOINED(d, part, sum) FMA(d, part, sum)
 #endif
-#define ADD(value, i, part)         \
-    {                               \
-        Reals w_ = value;           \
-        for (int t = 0; t < ROWS; t++) \
-            part[t] = REAL_FMA(w_, REAL_SPLAT(x[at[t] + (i)]), part[t]); \
-    }
 
+// Bits of a code as a number, less the format's offset: with the exponent of 2^23 before it.
+#define CODE(bits) (AS_FLOATS((bits) | 0x4B000000u) - SPLAT(8388608.0f + OFFSET))
+
+// The first 16 inputs and the others add up apart, and so do even and odd ones: then no sum waits
+// for the one before.
 void multiply(GLOBAL const uint *block, int unit, int first, GLOBAL const float *x,
-              PRIVATE const int *at, PRIVATE Floats *sums) {
+              PRIVATE const size_t *at, PRIVATE Floats *sums) {
     GLOBAL const uint *codes = block + CODES + unit * SUB_WORDS + first;
     Floats factor = LOAD_HALVES(HALVES(block) + first);
 #if FORMAT == Q4_K || FORMAT == Q5_K
@@ -54,52 +54,61 @@ void multiply(GLOBAL const uint *block, int unit, int first, GLOBAL const float 
     factor *= LOAD_BYTES(BYTES(block + 8) + unit * GROUP_ROWS + first);
 #elif HAS_MINIMUM
     Reals minimum = REALS(LOAD_HALVES(HALVES(block + 4) + first));
-#elif FORMAT == Q6_K
-    GLOBAL const uchar *factors = BYTES(block + 4) + 2 * unit * GROUP_ROWS + first;
-    Reals d_high = REALS(factor * LOAD_SIGNED_BYTES(factors + GROUP_ROWS)), part_high[ROWS];
-    for (int t = 0; t < ROWS; t++) part_high[t] = REAL_SPLAT(0.0f);
-    factor *= LOAD_SIGNED_BYTES(factors);
 #endif
-    Reals d = REALS(factor), part[ROWS];
-    for (int t = 0; t < ROWS; t++) part[t] = REAL_SPLAT(0.0f);
-#if FORMAT == Q8_0
-    for (int v = 0; v < 8; v++) {
-        Words word = LOAD_WORDS(codes + v * GROUP_ROWS);
-        for (int j = 0; j < 4; j++) ADD(VALUE(FROM_SIGNED_BYTE(word, j), d), 4 * v + j, part)
-    }
+#if FORMAT == Q6_K
+    GLOBAL const uchar *factors = BYTES(block + 4) + 2 * unit * GROUP_ROWS + first;
+    Reals d = REALS(factor * LOAD_SIGNED_BYTES(factors));
+    Reals d_high = REALS(factor * LOAD_SIGNED_BYTES(factors + GROUP_ROWS));
 #else
+    Reals d = REALS(factor);
+#define d_high d
+#endif
+    Reals low[2 * ROWS], high[2 * ROWS];
+#pragma unroll
+    for (int t = 0; t < 2 * ROWS; t++) low[t] = high[t] = REAL_SPLAT(0.0f);
 #if HAS_FIFTH
     Words fifth = LOAD_WORDS(codes + 4 * GROUP_ROWS);
 #elif FORMAT == Q6_K
-    Words upper = LOAD_WORDS(codes + 4 * GROUP_ROWS);
+    Words upper_low = LOAD_WORDS(codes + 4 * GROUP_ROWS);
     Words upper_high = LOAD_WORDS(codes + 5 * GROUP_ROWS);
 #endif
+#pragma unroll
     for (int v = 0; v < 4; v++) {
         Words word = LOAD_WORDS(codes + v * GROUP_ROWS);
+#if FORMAT == Q8_0
+        Words word_high = LOAD_WORDS(codes + (v + 4) * GROUP_ROWS);
+#endif
+#pragma unroll
         for (int j = 0; j < 4; j++) {
-            Words low = (word >> (uint)(8 * j)) & 15u, high = (word >> (uint)(8 * j + 4)) & 15u;
-#if HAS_FIFTH
-            low |= ((fifth >> (uint)(8 * j + v)) & 1u) << 4u;
-            high |= ((fifth >> (uint)(8 * j + v + 4)) & 1u) << 4u;
-#elif FORMAT == Q6_K
-            low |= ((upper >> (uint)(8 * j + 2 * v)) & 3u) << 4u;
-            high |= ((upper_high >> (uint)(8 * j + 2 * v)) & 3u) << 4u;
-#endif
-            ADD(VALUE(FROM_WORDS(low), d), 4 * v + j, part)
-#if FORMAT == Q6_K
-            ADD(VALUE(FROM_WORDS(high), d_high), 16 + 4 * v + j, part_high)
+#if FORMAT == Q8_0
+            Floats code_low = FROM_SIGNED_BYTE(word, j);
+            Floats code_high = FROM_SIGNED_BYTE(word_high, j);
 #else
-            ADD(VALUE(FROM_WORDS(high), d), 16 + 4 * v + j, part)
+            Words bits_low = (word >> (uint)(8 * j)) & 15u;
+            Words bits_high = (word >> (uint)(8 * j + 4)) & 15u;
+#if HAS_FIFTH
+            bits_low |= ((fifth >> (uint)(8 * j + v)) & 1u) << 4u;
+            bits_high |= ((fifth >> (uint)(8 * j + v + 4)) & 1u) << 4u;
+#elif FORMAT == Q6_K
+            bits_low |= ((upper_low >> (uint)(8 * j + 2 * v)) & 3u) << 4u;
+            bits_high |= ((upper_high >> (uint)(8 * j + 2 * v)) & 3u) << 4u;
 #endif
+            Floats code_low = CODE(bits_low), code_high = CODE(bits_high);
+#endif
+            Reals w_low = VALUE(code_low, d), w_high = VALUE(code_high, d_high);
+#pragma unroll
+            for (int t = 0; t < ROWS; t++) {
+                GLOBAL const float *input = x + at[t] + 4 * v + j;
+                int i = 2 * t + j % 2;
+                low[i] = REAL_FMA(w_low, REAL_SPLAT(input[0]), low[i]);
+                high[i] = REAL_FMA(w_high, REAL_SPLAT(input[16]), high[i]);
+            }
         }
     }
-#endif
-    for (int t = 0; t < ROWS; t++) {
-        sums[t] = JOINED(d, part[t], sums[t]);
-#if FORMAT == Q6_K
-        sums[t] = JOINED(d_high, part_high[t], sums[t]);
-#endif
-    }
+#pragma unroll
+    for (int t = 0; t < ROWS; t++)
+        sums[t] = JOINED(d_high, high[2 * t] + high[2 * t + 1],
+                         JOINED(d, low[2 * t] + low[2 * t + 1], sums[t]));
 }
 #endif
 
@@ -123,11 +132,12 @@ KERNEL(edge_linear, GLOBAL const int *step, NUMBER(int, part), GLOBAL const floa
             w = w2, y = y2, n = n2, groups = (n2 + GROUP_ROWS - 1) / GROUP_ROWS;
         }
     }
-    int at[ROWS];
+    size_t at[ROWS];
     Floats sums[ROWS];
+#pragma unroll
     for (int t = 0; t < ROWS; t++) {
         int row = GROUP(1) * ROWS + t;
-        at[t] = (row < rows ? row : rows - 1) * width + split * UNIT_INPUTS;
+        at[t] = (size_t)(row < rows ? row : rows - 1) * width + split * UNIT_INPUTS;
         sums[t] = SPLAT(0.0f);
     }
     if (group < groups) {
@@ -135,11 +145,13 @@ KERNEL(edge_linear, GLOBAL const int *step, NUMBER(int, part), GLOBAL const floa
         w += group * (units / UNITS) * BLOCK_WORDS;
         for (int unit = split; unit < units; unit += SPLITS) {
             multiply(w + unit / UNITS * BLOCK_WORDS, unit % UNITS, first, x, at, sums);
+#pragma unroll
             for (int t = 0; t < ROWS; t++) at[t] += SPLITS * UNIT_INPUTS;
         }
     }
 #if SPLITS > 1
     LOCAL float *mine = shared + beside * SPLITS * ROWS * GROUP_ROWS + first;
+#pragma unroll
     for (int t = 0; t < ROWS; t++) STORE_FLOATS(sums[t], mine + (split * ROWS + t) * GROUP_ROWS);
     BARRIER;
     for (int t = 0; t < ROWS && split == 0; t++)

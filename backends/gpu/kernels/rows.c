@@ -48,24 +48,3 @@ KERNEL(edge_gate, GLOBAL float *out, GLOBAL const float *gates, GLOBAL const flo
         y = x > 0.0f ? x * x : 0.0f;
     out[at] = gated ? y * up[at] : y;
 }
-
-// edge_rotate: turns pairs of a head's leading channels by the angles of the row's position.
-// `step`; out and x f32 [heads * width] for each row; table f32 [positions][2][turned / 2] of
-// cosines and sines; heads, width; channels turned; 0 for halves (x[i], x[i + turned / 2]), 1 for
-// pairs (x[2i], x[2i + 1]). Launched over (heads * width, rows).
-KERNEL(edge_rotate, GLOBAL const int *step, GLOBAL float *out, GLOBAL const float *x,
-       GLOBAL const float *table, NUMBER(int, heads), NUMBER(int, width), NUMBER(int, turned),
-       NUMBER(int, pairs)) {
-    int index = INDEX, channel = index % width, row = GROUP(1), half_ = turned / 2;
-    if (index >= heads * width) return;
-    GLOBAL const float *from = x + row * heads * width + index;
-    float y = *from;
-    if (channel < turned) {
-        int pair = pairs ? channel / 2 : channel % half_, other = pairs ? 1 : half_;
-        int second = pairs ? channel % 2 : channel / half_;
-        GLOBAL const float *angle = table + POSITION(step, row) * turned + pair;
-        float cosine = angle[0], sine = angle[half_];
-        y = second ? FMA(from[-other], sine, y * cosine) : FMA(-from[other], sine, y * cosine);
-    }
-    out[row * heads * width + index] = y;
-}
