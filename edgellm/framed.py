@@ -42,7 +42,7 @@ UNSAVED = "history isn't being saved"
 MAX_WRONG = 3
 """Wrong tokens, or macs, after which a connection is ended."""
 
-MAX_WAITING = 4 * QUEUE
+MAX_WAITING = 3 * QUEUE
 """Bytes that wait for a peer only if it asks and asks, and takes nothing."""
 
 RETRY_MS = 1000
@@ -109,6 +109,7 @@ class Framed:
             async with self._tasks as tasks:
                 writing = tasks.create_task(self._write())
                 self._listening = tasks.create_task(self._listen(data))
+                del data
                 await asyncio.wait([self._listening])
                 self._drop()
                 writing.cancel()
@@ -123,24 +124,28 @@ class Framed:
 
     async def _listen(self, data: bytes) -> None:
         self._since = _now()
-        while True:
-            for message in self._host.receive(data, _now()):
-                self._handle(message)
-            self._complain()
-            if self._host.link.stuck:
-                self._turn_away("say hello again, the line has become worse")
-            if self.refused >= MAX_WRONG:
-                log.info("%s: closed after %d wrong macs", self._name, self.refused)
-                await self._wire.write(self._host.link.output(_now()))
+        self._take(data)
+        del data  # it would take room until more comes
+        while self.refused < MAX_WRONG:
+            if not self._take(await self._read()):
                 return
-            if self._host.link.waiting > MAX_WAITING:
+        log.info("%s: closed after %d wrong macs", self._name, self.refused)
+        await self._wire.write(self._host.link.output(_now()))
+
+    def _take(self, data: bytes) -> bool:
+        """Do what the peer has sent; False if that is nothing."""
+        for message in self._host.receive(data, _now()):
+            waiting = self._host.link.waiting
+            self._handle(message)
+            if self._host.link.waiting > max(waiting, MAX_WAITING):
                 raise LinkError("the peer asks and asks, but takes none of what it's told")
-            self._wake.set()
-            if self._delivery is not None:
-                self._delivery.look_for_room()
-            data = await self._read()
-            if not data:
-                return
+        self._complain()
+        if self._host.link.stuck:
+            self._turn_away("say hello again, the line has become worse")
+        self._wake.set()
+        if self._delivery is not None:
+            self._delivery.look_for_room()
+        return bool(data)
 
     async def _read(self) -> bytes:
         """What comes next; nothing at the end, or when a deadline has passed."""

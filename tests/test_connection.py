@@ -10,13 +10,14 @@ from scripted import HOLD, MemoryWire, Script, ScriptedAnswer, ScriptedService, 
 from virtual_time import run
 
 from edgellm.channel import Priority, Text
-from edgellm.connection import RETRY_MS, Connection
+from edgellm.connection import Connection
 from edgellm.delivery import INTERNAL
 from edgellm.errors import BusyError, ContextError, LinkError
 from edgellm.framed import MAX_WRONG
 from edgellm.link import frames
 from edgellm.link.host import SERVER
 from edgellm.link.messages import Ask, Hello, Message, pack
+from edgellm.talk import RETRY_MS
 
 NAME = "memory#1"
 BUSY = f"! busy 1 {RETRY_MS}\n".encode()

@@ -21,12 +21,15 @@ import os
 from collections.abc import Iterator
 from hashlib import sha256
 
+from edgellm.link.fields import MAX_QUESTION
 from edgellm.link.messages import Challenge, Failed, Hello, Message, Welcome
 from edgellm.link.reliable import Reliable
 
 MAC_BYTES = 16
 CHALLENGE_BYTES = 16
 SERVER = "edgellm"
+ROOM = MAX_QUESTION + 64
+"""Bytes of a device's message: the longest question, but not with a long schema as well."""
 
 
 def sign(secret: bytes, challenge: bytes, hello: Hello) -> bytes:
@@ -42,7 +45,7 @@ class Host:
         """With a `secret` only those who know it are let in. `baud`: see Reliable."""
         self.refused = 0
         """How many wrong macs have come."""
-        self.link = Reliable(baud=baud)
+        self.link = Reliable(room=ROOM, baud=baud)
         self._secret = secret
         self._challenge: tuple[int, bytes] | None = None  # for the hello with that nonce
         self._welcome: Welcome | None = None

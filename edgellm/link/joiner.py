@@ -7,6 +7,9 @@ from collections.abc import Callable
 from edgellm.errors import PeerError
 from edgellm.link.send_queue import MORE
 
+BLOCK = 2048
+"""Bytes that are joined by growing: a whole message that grew would take an eighth more."""
+
 
 class Joiner:
     """Of one direction of a connection; it holds one message at the most."""
@@ -16,8 +19,9 @@ class Joiner:
         self._room = room
         self._blame = blame
         self._kind: int | None = None  # of the message whose fragments are here
-        self._payload: bytearray | None = None
-        """None if it is too long."""
+        self._blocks: list[bytes] = []
+        self._last = bytearray()
+        self._size = 0  # more than the room if it is too long; then nothing is held
 
     def join(self, head: int, payload: bytes) -> tuple[int, bytes] | None:
         """Type and payload of the message that a frame with this type and payload completes."""
@@ -28,15 +32,26 @@ class Joiner:
         if self._kind is None:
             if not head & MORE:
                 return kind, payload
-            self._kind, self._payload = kind, bytearray()
-        if self._payload is not None:
-            self._payload += payload
-            if len(self._payload) > self._room:
-                self._payload = None
+            self._kind, self._size = kind, 0
+            self._drop()
+        self._size += len(payload)
+        if self._size > self._room:
+            self._drop()
+        else:
+            self._last += payload
+            if len(self._last) >= BLOCK:
+                self._blocks.append(bytes(self._last))
+                self._last.clear()
         if head & MORE:
             return None
-        whole, self._payload, self._kind = self._payload, None, None
-        if whole is None:
+        whole = b"".join((*self._blocks, self._last))
+        self._kind = None
+        self._drop()
+        if self._size > self._room:
             self._blame(PeerError(f"message of type {kind:#04x} has more than {self._room} bytes"))
             return None
-        return kind, bytes(whole)
+        return kind, whole
+
+    def _drop(self) -> None:
+        self._blocks.clear()
+        self._last.clear()

@@ -39,7 +39,6 @@ The sender's rules:
 
 from __future__ import annotations
 
-from collections import deque
 from math import inf
 
 from edgellm.errors import LinkError, PeerError
@@ -173,7 +172,7 @@ class Reliable:
         self._complaining = False  # the peer should hear at once what we expect
         # sending
         self._queue = SendQueue()
-        self._flight: deque[Frame] = deque()
+        self._flight: list[Frame] = []
         self._base = 0  # seq of the oldest frame under way
         self._next = 0  # which of them is to be sent next
         self._credit = self._offered
@@ -258,9 +257,9 @@ class Reliable:
             return
         self._credit = credit
         if taken:
-            for _ in range(taken):
-                frame = self._flight.popleft()
+            for frame in self._flight[:taken]:
                 self._quality.carried(len(frame.payload) + OVERHEAD)
+            del self._flight[:taken]
             self._base = ack
             self._in_vain = 0
             self._next = max(0, self._next - taken)

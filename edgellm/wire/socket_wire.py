@@ -9,8 +9,8 @@ from typing import cast
 
 from edgellm.errors import LinkError
 
-CHUNK = 4096
-"""Bytes read at once; at most twice as many wait to be read, and about as many to be written."""
+CHUNK = 1024
+"""Bytes read at once; at most twice as many wait to be read."""
 KEEPALIVE = 60
 """Seconds of silence after which the system asks whether a TCP peer still lives."""
 
@@ -31,14 +31,14 @@ class SocketWire(asyncio.BufferedProtocol):
         self._connected = connected
         self._input = bytearray()
         self._paused = self._ended = self._lost = False
-        self._reason = ""
+        self._reason = "closed"
         self._readable: asyncio.Future[None] | None = None
         self._room: asyncio.Event | None = None  # while there's none
         self._closed: asyncio.Event | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
-        self.transport.set_write_buffer_limits(high=CHUNK, low=CHUNK // 4)
+        self.transport.set_write_buffer_limits(high=0)  # who writes waits for the system
         self.socket: socket.socket = transport.get_extra_info("socket")
         if self.socket.family in (socket.AF_INET, socket.AF_INET6):
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -111,7 +111,7 @@ class SocketWire(asyncio.BufferedProtocol):
         self._check()
 
     def _check(self) -> None:
-        if self._lost:
+        if self._lost or self.transport.is_closing():  # that comes first, and the reason later
             raise LinkError(f"connection lost: {self._reason}")
 
     async def close(self) -> None:
