@@ -172,6 +172,8 @@ def test_memory_that_is_refused(fake: FakeMetal, number: int) -> None:
     fake.set(fail_allocation=number)
     with pytest.raises(FitError, match="Fake M1 has no memory left"):
         opened(family("gemma3"))
+    fake.set(fail_allocation=0, fail_in_place=number)
+    opened(family("gemma3")).close()  # what can't be used in place is copied
 
 
 def test_sources_that_dont_compile(fake: FakeMetal) -> None:

@@ -10,6 +10,7 @@ import fake_metal
 import numpy as np
 import pytest
 from fake_metal import FakeMetal
+from numpy.typing import NDArray
 
 from edgellm.errors import BackendError, FitError
 from edgellm_backends.metal import objc
@@ -49,7 +50,7 @@ def device(fake: FakeMetal) -> Iterator[MetalDevice]:
     opened.close()
 
 
-def numbers(count: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+def numbers(count: int) -> NDArray[np.float32]:
     return np.arange(count, dtype=np.float32)
 
 
@@ -84,17 +85,40 @@ def test_bytes_are_used_in_place(
     fake.set(page=page)
     monkeypatch.setattr(mmap, "PAGESIZE", page)
     file = tmp_path / "weights"
-    numbers(8192).tofile(file)
-    with file.open("rb") as opened:
-        mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
-    data = np.frombuffer(mapped, np.uint8, 400, offset)
+    numbers(9 * 1024).tofile(file)
+    data = mapped(file, page)[offset : offset + 400]
     held = device.hold(data)
     assert held.address == data.ctypes.data
     out = device.allocate(400)
     device.program(SOURCE).launch("add", [out, held, 100, 0.5], 32)((4, 1, 1))
     found = np.empty(100, np.float32)
     device.read(out, found)
-    np.testing.assert_array_equal(found, numbers(8192)[offset // 4 :][:100] + 0.5)
+    np.testing.assert_array_equal(found, numbers(9 * 1024)[offset // 4 :][:100] + 0.5)
+
+
+def mapped(file: Path, page: int) -> NDArray[np.uint8]:
+    """A file of nine pages, mapped somewhere where pages of that size begin."""
+    kept = []
+    while True:
+        with file.open("rb") as opened:
+            kept.append(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ))
+        data = np.frombuffer(memoryview(kept[-1]), np.uint8)
+        if data.ctypes.data % page == 0:
+            return data
+        assert len(kept) < 100
+
+
+def test_what_isnt_mapped_is_copied(device: MetalDevice, fake: FakeMetal, tmp_path: Path) -> None:
+    data = numbers(9 * 1024)
+    data.tofile(tmp_path / "weights")
+    fake.set(never_in_place=1)
+    for each in (data, mapped(tmp_path / "weights", mmap.PAGESIZE)):
+        held = device.hold(each)
+        assert held.address != each.ctypes.data
+        found = np.empty(data.size, np.float32)
+        device.read(held, found)
+        np.testing.assert_array_equal(found, data)
+    assert fake.in_place() == 0
 
 
 def test_launches_run_one_after_the_other(device: MetalDevice, fake: FakeMetal) -> None:

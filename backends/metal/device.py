@@ -154,18 +154,30 @@ class MetalDevice:
         )
 
     def hold(self, data: NDArray[np.generic]) -> Place:
-        # The GPU shares whole pages, so what lies around the bytes comes with them.
+        return self._in_place(data) or self._copied(data)
+
+    def _in_place(self, data: NDArray[np.generic]) -> Place | None:
+        """The pages of a mapped file that hold the bytes, shared with the GPU; None where that
+        isn't possible: Metal wants whole pages of one mapping, and no memory of malloc's."""
+        if not _is_mapped(data):
+            return None
         address, page = int(data.ctypes.data), mmap.PAGESIZE
         start = address // page * page
         length = -(-(address + data.nbytes) // page) * page - start
         self._check_fits(length)
-        buffer = send(
-            self._running(),
-            "newBufferWithBytesNoCopy:length:options:deallocator:",
-            *(start, length, 0, None),
-        )
+        make = message("newBufferWithBytesNoCopy:length:options:deallocator:")
+        buffer = make(self._running(), start, length, 0, None)
+        # The GPU of a virtual machine may give an empty buffer and no error.
+        if send(buffer, "length") < length:
+            send(buffer, "release")
+            return None
         self._held.append(data)
         return self._memory(buffer, address - start, data.nbytes)
+
+    def _copied(self, data: NDArray[np.generic]) -> Place:
+        made = self.allocate(data.nbytes)
+        self.write(made, data)
+        return made
 
     def view(self, memory: Memory, offset: int, nbytes: int) -> Place:
         whole = _place(memory)
@@ -353,3 +365,11 @@ class MetalDevice:
 def _place(memory: Memory) -> Place:
     assert isinstance(memory, Place)
     return memory
+
+
+def _is_mapped(data: NDArray[np.generic]) -> bool:
+    """Whether an array lies in a mapped file."""
+    owner: object = data
+    while isinstance(owner, np.ndarray | memoryview):
+        owner = owner.base if isinstance(owner, np.ndarray) else owner.obj
+    return isinstance(owner, mmap.mmap)

@@ -70,6 +70,7 @@ MESSAGES: dict[str, tuple[Any, list[Any]]] = {
     "newFunctionWithName:": (_Id, [_Id]),
     "maxTotalThreadsPerThreadgroup": (_UInt, []),
     "contents": (_Id, []),
+    "length": (_UInt, []),
     # MTLCommandQueue, MTLCommandBuffer
     "commandBuffer": (_Id, []),
     "computeCommandEncoder": (_Id, []),

@@ -7,8 +7,10 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdio>
 #include <cstdint>
 #include <cstring>
+#include <fstream>
 
 #include "objects.h"
 #include "thread_groups.h"
@@ -142,15 +144,31 @@ Object *new_buffer(Device *, Selector, unsigned long length, unsigned long optio
     return new Buffer(memory, length, mapped, whole + 2 * GUARD);
 }
 
+// Whether a range lies within one mapping of a file.
+bool is_mapped(unsigned long begin, unsigned long end) {
+    std::ifstream maps("/proc/self/maps");
+    std::string line;
+    while (std::getline(maps, line)) {
+        unsigned long first, after;
+        int name = 0;
+        sscanf(line.c_str(), "%lx-%lx %*s %*s %*s %*s %n", &first, &after, &name);
+        if (first <= begin && begin < after) return end <= after && line[name] == '/';
+    }
+    return false;
+}
+
 Object *new_buffer_over(Device *, Selector, char *memory, unsigned long length,
                         unsigned long options, void *deallocator) {
     unsigned long page = setting("page", getpagesize());
     if (options != 0 || deallocator) misuse("only shared memory without an end of its own is known");
     if ((uintptr_t)memory % page || length % page || length == 0)
         misuse("memory at %p, %lu bytes, isn't of whole pages of %lu", memory, length, page);
+    else if (!is_mapped((uintptr_t)memory, (uintptr_t)memory + length))
+        misuse("memory at %p, %lu bytes, isn't of one mapped file", memory, length);
+    if (setting("never_in_place", 0)) length = 0;  // as on virtual machines
     if ((long)length > setting("max_buffer", 1l << 35))
         misuse("a buffer of %lu bytes is more than the device has", length);
-    if (happens("fail_allocation")) return nullptr;
+    if (happens("fail_in_place")) return nullptr;
     return new Buffer(memory, length, memory, 0);
 }
 
