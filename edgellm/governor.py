@@ -117,6 +117,7 @@ class Governor:
     async def watch(self, busy: Callable[[], bool], root: Path = ROOT) -> None:
         """Look at the machine below `root`, again and again, until cancelled; where it has no
         sensors, never. `busy` tells whether it's working."""
+        await asyncio.sleep(INTERVAL_S)  # the first answer is not to wait for this
         try:
             if not await asyncio.to_thread(self._open, root):
                 return

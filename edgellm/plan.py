@@ -7,7 +7,9 @@ constants. Weights are mapped from the bundle, but all of them are read, so all 
 
 from __future__ import annotations
 
+import itertools
 import math
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -25,16 +27,17 @@ if TYPE_CHECKING:
     from edgellm.checkpoint import ModelFile, TensorInfo
     from edgellm.tokenizer import TokenizerData
 
-RUNTIME_BYTES = 43 << 20
+RUNTIME_BYTES = 83 << 19
 """Python, NumPy and edgellm, with a bundle opened."""
 TENSOR_BYTES = 4 << 10
 """Of what is said of each tensor of the bundle, and done with it in a step."""
-SERVICE_BYTES = 17 << 20
+SERVICE_BYTES = 15 << 20
 """What chat, run and serve have besides: the event loop, the scheduler, a template's sandbox."""
 REFERENCE_BYTES = 80 << 20
 """Python, NumPy and tinygrad, before the first weight is loaded."""
-TOKEN_BYTES, MERGE_BYTES = 115, 85
-"""Of the vocabulary, each."""
+TOKEN_BYTES, SPELLED_BYTES = 85, 85
+"""Of the vocabulary's tokens, each, besides its text: as it is opened, and once a text is put into
+tokens."""
 DRAWING_BYTES = 16
 """Of each logit, while a token is drawn."""
 SPREAD_ROWS, SPREAD = 8, 256
@@ -141,7 +144,7 @@ def of(
     partial = SPREAD_ROWS * config.heads * -(-kept // SPREAD) * (config.head_dim + BLOCK) * 4
     runtime = RUNTIME_BYTES + TENSOR_BYTES * len(weights)
     if service:
-        runtime += SERVICE_BYTES + DRAWING_BYTES * config.vocab
+        runtime += SERVICE_BYTES + (SPELLED_BYTES + DRAWING_BYTES) * config.vocab
     read = dict(weights)
     if "output.weight" in read:  # of the embedding only one row is read
         del read["token_embd.weight"]
@@ -331,4 +334,7 @@ def _codes(width: int) -> int:
 def _vocabulary(tokenizer: TokenizerData | None) -> int:
     if tokenizer is None:
         return 0
-    return TOKEN_BYTES * len(tokenizer.tokens) + MERGE_BYTES * len(tokenizer.merges)
+    texts = itertools.chain(tokenizer.tokens, tokenizer.merges)
+    # Python hands memory out in pieces of 16 bytes.
+    strings = sum(-(-sys.getsizeof(text) // 16) * 16 for text in texts)
+    return strings + TOKEN_BYTES * len(tokenizer.tokens)

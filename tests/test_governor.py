@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from toy_executor import ToyExecutor, ToyTokenizer
 
-from edgellm import governor
+from edgellm import cli, governor
 from edgellm.answer import Request
 from edgellm.channel import Done, Text
+from edgellm.commands import host
 from edgellm.governor import CALM_S, INTERVAL_S, LIMIT_C, LONGEST_CALM_S, Gear, Governor, gears
 from edgellm.sampling import Sampling
 from edgellm.scheduler import Scheduler
@@ -203,7 +204,10 @@ def test_a_recovery_that_was_too_early_makes_the_next_one_later() -> None:
     assert waits[-1] >= LONGEST_CALM_S
 
 
-def test_a_machine_that_tells_nothing_goes_on_as_it_is(tmp_path: Path) -> None:
+def test_a_machine_that_tells_nothing_goes_on_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(governor, "INTERVAL_S", 0)
     machine = Machine()
     assert machine.look(Reading(), times=99) == Gear(4)
     assert machine.governor.status == {"threads": 4, "duty": 1.0}
@@ -234,6 +238,7 @@ def test_it_watches_a_board(pi: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_broken_profile_of_the_users_is_told(
     pi: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(governor, "INTERVAL_S", 0)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     (tmp_path / "edgellm" / "boards").mkdir(parents=True)
     (tmp_path / "edgellm" / "boards" / "mine.toml").write_text("title = 1\n")
@@ -318,3 +323,34 @@ def test_a_pause_keeps_nobody_from_stopping() -> None:
 
     scheduler: Scheduler
     asyncio.run(main())
+
+
+@pytest.mark.usefixtures("cpu")
+def test_a_service_on_a_hot_board(pi: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole way: from the board's tree to an answer that is slower, and the same."""
+    monkeypatch.setattr(governor, "INTERVAL_S", 0.001)
+    heat = pi / "sys/class/thermal/thermal_zone0/temp"
+    asking = ["run", "-t", "2", "-c", "512", "-n", "60", "--temp", "1", "-s", "1", "-no-cnv"]
+    options = cli.parser("run").parse_args([*asking, "-r", "no such text"])
+
+    async def answer(celsius: int) -> tuple[str, list[str], dict[str, object]]:
+        told: list[str] = []
+        heat.write_text(f"{celsius}000\n")
+        async with host.conversations(host.load(options), options, root=pi) as service:
+            service.notices.listen(told.append)
+            while "temperature_c" not in service.status():
+                await asyncio.sleep(0.001)
+            if celsius > LIMIT_C:
+                while service.status()["duty"] != 0.25:
+                    await asyncio.sleep(0.001)
+            texts = [
+                event.text async for event in service.ask("s", "turn") if isinstance(event, Text)
+            ]
+            return "".join(texts), told, service.status()
+
+    cool, told, status = asyncio.run(answer(50))
+    assert (told, status["throttled"], status["threads"]) == ([], "no", 2)
+    hot, told, status = asyncio.run(answer(90))
+    assert hot == cool
+    assert [text.partition(":")[0] for text in told] == ["the processor has 90 °C"] * 2
+    assert (status["temperature_c"], status["threads"], status["duty"]) == (90.0, 1, 0.25)
