@@ -150,8 +150,9 @@ def table(found: Plan, read: tuple[float, str] | None) -> list[tuple[str, str]]:
 
 def speed(found: Plan, read_gb_s: float) -> str:
     """What a plan promises, with an empty context and a full one."""
-    first, last = (found.tokens_per_second(read_gb_s, filled) for filled in (0, 1))
-    return f"about {first:.3g} tokens/s, {last:.3g} with a full context"
+    rates = [found.tokens_per_second(read_gb_s, filled) for filled in (0, 1)]
+    first, last = (f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}" for rate in rates)
+    return f"about {first} tokens/s, {last} with a full context"
 
 
 def verdict(
