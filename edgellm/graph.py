@@ -7,10 +7,11 @@ several and computes the chunks of a prompt.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+NEVER: Mapping[str, tuple[int, int]] = {}
 Role = Literal["weight", "table", "state", "row"]
 
 
@@ -80,9 +81,11 @@ class StepGraph:
         """Names of all kernels and row functions, each once, in order of first use."""
         return list(dict.fromkeys(call.kernel for call in (*self.body, *self.head)))
 
-    def plan(self, alignment: int = 64) -> RowPlan:
-        """Places for the row buffers; two share memory where their lives don't overlap."""
-        return plan_rows(self, alignment)
+    def plan(self, alignment: int = 64, in_place: Mapping[str, tuple[int, int]] = NEVER) -> RowPlan:
+        """Places for the row buffers; two share memory where their lives don't overlap. `in_place`
+        names kernels that may write their result over an input, as each value follows from the one
+        in the same place alone; with the arguments that these are."""
+        return plan_rows(self, alignment, in_place)
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,9 @@ class RowPlan:
     """Of the whole plan, for one row."""
 
 
-def plan_rows(graph: StepGraph, alignment: int) -> RowPlan:
+def plan_rows(
+    graph: StepGraph, alignment: int, in_place: Mapping[str, tuple[int, int]] = NEVER
+) -> RowPlan:
     """First fit by size over the lives of the row buffers.
 
     `hidden` lives through body and head, since its rows are gathered between them.
@@ -111,6 +116,13 @@ def plan_rows(graph: StepGraph, alignment: int) -> RowPlan:
                 lives[argument.buffer] = (first, time)
     for lasting in (graph.hidden, graph.logits):
         lives[lasting] = (0, len(calls))
+    inputs: dict[int, int] = {}  # by the result that is written over each
+    for time, call in enumerate(calls):
+        if call.kernel in in_place:
+            result, source = (call.arguments[place] for place in in_place[call.kernel])
+            if result and source and _replaces(graph, lives, result, source, time):
+                inputs[result.buffer] = source.buffer
+                lives[source.buffer] = (lives[source.buffer][0], lives.pop(result.buffer)[1])
 
     offsets: dict[int, int] = {}
     taken_at: list[set[tuple[int, int]]] = [set() for _ in range(len(calls) + 1)]  # by time
@@ -127,4 +139,24 @@ def plan_rows(graph: StepGraph, alignment: int) -> RowPlan:
         for taken in taken_at[first : last + 1]:
             taken.add((offset, offset + size))
         end = max(end, offset + size)
+    offsets.update((result, offsets[source]) for result, source in inputs.items())
     return RowPlan(offsets, end)
+
+
+def _replaces(
+    graph: StepGraph,
+    lives: Mapping[int, tuple[int, int]],
+    result: Argument,
+    source: Argument,
+    time: int,
+) -> bool:
+    """Whether a call's result may lie where its input has, which nobody reads any more."""
+    here, there = graph.buffers[result.buffer], graph.buffers[source.buffer]
+    return (
+        here.role == there.role == "row"
+        and here.nbytes == there.nbytes
+        and result.offset == source.offset == 0
+        and result.buffer in lives
+        and source.buffer in lives
+        and lives[result.buffer][0] == lives[source.buffer][1] == time
+    )

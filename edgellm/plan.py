@@ -215,12 +215,12 @@ def packed(file: ModelFile, quantisation: str = "") -> dict[str, int]:
 
 def row_bytes(config: Config, tensors: Mapping[str, TensorInfo]) -> int:
     """Of what a step works on, for one token: the layer's input, its norm, and either the
-    feed-forward's three wide rows or attention's, with the int8 codes of products' inputs."""
+    feed-forward's two wide rows or attention's, with the int8 codes of products' inputs."""
     dim, wide = config.dim, config.hidden
     gated = any(
         "ffn_gate" in name or tensor.shape[0] == 2 * wide for name, tensor in tensors.items()
     )
-    forward = 4 * (2 * dim + (3 if gated else 2) * wide) + _codes(wide)
+    forward = 4 * (2 * dim + (2 if gated else 1) * wide) + _codes(wide)
     query = config.heads * config.head_dim
     keys = max(layer.kv_heads for layer in config.layers) * config.head_dim
     attention = 4 * (2 * dim + 2 * query + 4 * keys) + _codes(dim)

@@ -28,6 +28,8 @@ from .engine import Engine, Step
 SAMPLE_BYTES = 16 << 20
 """Of weights, read to find out how many threads are fastest: more than a board's caches hold."""
 SAMPLE_POSITION = 128
+IN_PLACE = {"gate": (0, 2)}
+"""What `StepGraph.plan` takes: the result's place among a kernel's arguments, and the input's."""
 PADDING = 256
 """Bytes past the end of scratch memory that kernels may read, as whole vectors."""
 
@@ -91,7 +93,7 @@ class BundleExecutor:
         self, engine: Engine, weights: Mapping[str, int], name: object, weight_bytes: int
     ) -> None:
         graph, rows = self._graph, self.max_rows
-        plan, self._calls = graph.plan(), CallTable(graph)
+        plan, self._calls = graph.plan(in_place=IN_PLACE), CallTable(graph)
         body, count = len(graph.body), len(self._calls.which)
         tokens, positions, slots = self._inputs = np.zeros((3, rows), np.int32)
         step = self._step = Step(rows=rows, threads=engine.threads, context=self._kept)
