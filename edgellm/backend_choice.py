@@ -7,8 +7,8 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -84,8 +84,6 @@ def usable(names: Iterable[str], find: Callable[[str], object]) -> list[str]:
             find(name)
         except EdgeError as error:
             reasons.append(str(error))
-        except Exception as error:  # a plugin from outside
-            reasons.append(str(unforeseen(name, error)))
         else:
             found.append(name)
     if not found:
@@ -132,11 +130,11 @@ def fastest(names: Sequence[str], open: Callable[[str], Executor]) -> Chosen:
     failed: EdgeError | None = None
     for name in names:
         try:
-            with closing(open(name)) as executor:
+            with named(name), closing(open(name)) as executor:
                 speeds[name] = measure(executor, BUDGET_S / len(names))
             told.append(f"{name}: {speeds[name]}")
-        except Exception as error:  # a plugin from outside
-            failed = error if isinstance(error, EdgeError) else unforeseen(name, error)
+        except EdgeError as error:
+            failed = error
             told.append(f"{name}: {failed}")
     if not speeds:
         assert failed is not None
@@ -144,11 +142,16 @@ def fastest(names: Sequence[str], open: Callable[[str], Executor]) -> Chosen:
     return Chosen(min(speeds, key=lambda name: speeds[name].seconds), "; ".join(told))
 
 
-def unforeseen(name: str, error: Exception) -> BackendError:
-    """What a backend raises that it shouldn't."""
-    named = BackendError(f"the backend {name!r} failed ({type(error).__name__}: {error})")
-    named.__cause__ = error
-    return named
+@contextmanager
+def named(name: str) -> Iterator[None]:
+    """Raise BackendError with a backend's name for what it raises in the block and shouldn't."""
+    try:
+        yield
+    except EdgeError:
+        raise
+    except Exception as error:  # a plugin from outside
+        words = f"the backend {name!r} failed ({type(error).__name__}: {error})"
+        raise BackendError(words) from error
 
 
 def measure(executor: Executor, seconds: float) -> Speed:

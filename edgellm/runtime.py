@@ -255,7 +255,7 @@ def start(
 
     def open(positions: int | None) -> Executor:
         wanted = context_for(ready, positions)
-        with memory.fitting(ready.path):
+        with backend_choice.named(chosen.name), memory.fitting(ready.path):
             if isinstance(ready, Bundle):
                 return chosen.open(
                     ready, context=wanted, slots=slots, threads=threads, kv=kv, progress=progress
@@ -330,7 +330,8 @@ def _built(file: Checkpoint, chosen: Backend, progress: Progress | None) -> Bund
     place = bundle_cache.place(Path(file.path), chosen)
     if (found := bundle_cache.find(place)) is not None:  # the choice has built it
         return found
-    bundle_builder.build(file, place, chosen, chosen.target(), KeyFolder(), progress=progress)
+    with backend_choice.named(chosen.name):
+        bundle_builder.build(file, place, chosen, chosen.target(), KeyFolder(), progress=progress)
     bundle_cache.tidy(place)
     return bundle.open(place)
 
@@ -383,7 +384,8 @@ def backend(device: str, *, here: bool = True) -> Backend:
     if found is None:
         names = plugins.offered("backend")
         raise BackendError(f"no backend runs on {device!r}; there are: {names}")
-    if here and found.probe() is None:
-        why = found.lacks(found.target()) or f"it finds no {device!r} here to run on"
-        raise BackendError(f"the backend {found.name!r} can't run here: {why}")
+    with backend_choice.named(device):
+        if here and found.probe() is None:
+            why = found.lacks(found.target()) or f"it finds no {device!r} here to run on"
+            raise BackendError(f"the backend {found.name!r} can't run here: {why}")
     return found

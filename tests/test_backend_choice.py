@@ -174,7 +174,8 @@ def test_those_that_find_no_device_are_not_usable() -> None:
         if name == "bad":
             raise BackendError("no bad here")
         if name == "worse":
-            raise OSError("no driver")
+            with backend_choice.named(name):
+                raise OSError("no driver")
 
     assert backend_choice.usable(("bad", "worse", "good"), find) == ["good"]
     with pytest.raises(BackendError, match=r"no bad here; .*'worse' failed \(OSError: no driver\)"):

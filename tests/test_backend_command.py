@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from edgellm import cli
+from edgellm import cli, runtime
 from edgellm.conformance.checks import CHECKS
+from edgellm.errors import BackendError
 
 ROOT = Path(__file__).resolve().parents[1]
 FAULTS = {
@@ -172,6 +173,19 @@ def test_the_cpu_backend_keeps_the_contract() -> None:
     status, rows = checked("cpu", "--quick")
     assert [row["check"] for row in rows] == [check.name for check in CHECKS if check.quick]
     assert not [row for row in rows if row["status"] != "passed"]
+    assert status == 0
+
+
+def test_the_opencl_backend_keeps_the_contract() -> None:
+    """Its numbers, family by family and type by type, are compared in tests of its own."""
+    try:
+        runtime.backend("opencl")
+    except BackendError as error:
+        pytest.skip(str(error))
+    rows = ("slots", "forgetting", "copies", "batching", "errors", "cancel", "serving", "memory")
+    status, found = checked("opencl", *(word for row in rows for word in ("--only", row)))
+    assert [row["check"] for row in found] == list(rows)
+    assert not [row for row in found if row["status"] != "passed"]
     assert status == 0
 
 

@@ -120,7 +120,12 @@ class Abacus:
         (None, lambda: pytest.fail("opened"), BackendError, "can't run here: it finds no 'abacus'"),
         ("10 rods", lambda: bytearray(1 << 60), FitError, "no memory left.*-c"),
         ("10 rods", lambda: mmap.mmap(-1, 1 << 60), FitError, "no memory left.*-c"),
-        ("10 rods", lambda: Path("/nowhere").read_bytes(), FileNotFoundError, "nowhere"),
+        (
+            "10 rods",
+            lambda: Path("/nowhere").read_bytes(),
+            BackendError,
+            r"the backend 'abacus' failed \(FileNotFoundError: .*nowhere",
+        ),
     ],
     ids=["stuck", "not found", "no memory", "no pages", "another error"],
 )
