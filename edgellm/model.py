@@ -252,7 +252,7 @@ class Transformer:
             inner = self.gated(gate, up)
         else:
             (up,) = self.project(x, block, "ffn_up")  # (B, T, F), or (B, T, 2F), the gate fused
-            if up.shape[-1] == 2 * block["ffn_down.weight"].shape[1]:
+            if up.shape[-1] == 2 * self.config.hidden:
                 inner = self.gated(*up.chunk(2, dim=-1))
             else:
                 inner = self.activate(up)

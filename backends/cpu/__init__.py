@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from edgellm.bundle_writer import BundleWriter
     from edgellm.checkpoint import Checkpoint
     from edgellm.executor import KV, Executor, Progress, Target
+    from edgellm.training.operations import Operations
 
 
 class CPUBackend:
@@ -105,6 +106,14 @@ class CPUBackend:
         from edgellm.jit_executor import JitExecutor
 
         return JitExecutor(checkpoint, context, slots, progress=progress)
+
+    def training(self, threads: int | None = None) -> Operations:
+        from .compiler import prepare
+
+        prepare()
+        from .training import CPUOperations
+
+        return CPUOperations(threads)
 
 
 @hookimpl

@@ -87,6 +87,18 @@ class Engine:
             function = getattr(self._library, name)
             function.restype, function.argtypes = result, arguments
 
+    @property
+    def pool(self) -> int:
+        """The address of the threads, for functions of the library that take it."""
+        if self._pool is None:
+            raise BackendError("the engine is closed")
+        return self._pool
+
+    def address(self, name: str) -> int:
+        """Of a function of the library, for code that calls it by itself."""
+        function = getattr(self._library, name)
+        return ctypes.cast(function, ctypes.c_void_p).value or 0
+
     def prepared(
         self, calls: tuple[int, int, int], step: Step, cancel: ctypes.c_int32
     ) -> Callable[[], int]:
