@@ -114,7 +114,8 @@ class Transformer:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores of every token (..., V) from the last layer's output (..., D)."""
-        weight = self.top.get("output.weight", self.top["token_embd.weight"])  # (V, D)
+        tied = "output.weight" not in self.top
+        weight = self.top["token_embd.weight" if tied else "output.weight"]  # (V, D)
         (scores,) = self.products(hidden, [weight])
         if self.config.logit_scale != 1:
             scores = scores / self.config.logit_scale
