@@ -23,7 +23,8 @@ from edgellm.executor import Progress
 from edgellm.model import scaled
 from edgellm.packing import NOT_PACKED
 from edgellm.tensor import MappedTensor
-from edgellm.training.batch import Batch
+from edgellm.training.batch import IGNORED, Batch
+from edgellm.training.memory import read, write
 from edgellm.training.operations import Form, Operations
 from edgellm.training.transformer import Rows, TrainedTransformer
 
@@ -85,14 +86,18 @@ class Network:
         width = self.config.dim
         self._kept = [_zeros(batch, length, width) for _ in range(len(self.layers) + 1)]
         self._ways = [_zeros(batch, length, width) for _ in range(2)]
-        self._first = _zeros(batch, length, dtype=dtypes.int32)
+        self._first, self._tokens, self._numbers = (
+            _zeros(batch, length, dtype=dtypes.int32) for _ in range(3)
+        )
         self._chance = _zeros(1, dtype=dtypes.uint32)
         self._steps = self._shared_steps(scale, dropout)
         self._rows = head_rows(self.config.vocab, batch * length)
+        self._asked = _zeros(self._rows, width)
+        self._wanted = _zeros(self._rows, dtype=dtypes.int32)
+        self._share = _zeros(1)
         top = {**self.top.frozen, **self.top.learnt}
         head = TrainedTransformer(self.config, operations, 1, self._forms, top=top)
-        self._learn_head = TinyJit(self._head(head, learn=True))
-        self._score_head = TinyJit(self._head(head, learn=False))
+        self._learn_head, self._score_head = (TinyJit(self._head(head)) for _ in range(2))
         self._lookup = TinyJit(self._embed)
         self._unembed = TinyJit(self._back_to_embedding)
 
@@ -101,7 +106,7 @@ class Network:
         returned. `chance` seeds dropout."""
         self._forward(batch, chance)
         loss, way = self._through_head(batch, share)
-        self._ways[0].assign(Tensor(way)).realize()
+        write(self._ways[0], way)
         for index in reversed(range(len(self.layers))):
             self._seed(chance, index)
             given, into = self._ways if (len(self.layers) - index) % 2 else self._ways[::-1]
@@ -122,7 +127,7 @@ class Network:
 
     def arrays(self) -> dict[str, NDArray[np.float32]]:
         """What has been learnt so far, by name."""
-        return {name: tensor.numpy() for name, tensor in self.learnt.items()}
+        return {name: read(tensor) for name, tensor in self.learnt.items()}
 
     # --- loading --------------------------------------------------------------------------------
 
@@ -222,8 +227,8 @@ class Network:
         return Steps(TinyJit(forward), TinyJit(back), TinyJit(evaluate))
 
     def _forward(self, batch: Batch, chance: int | None) -> None:
-        self._first.assign(Tensor(batch.first)).realize()
-        self._kept[0].assign(self._embedded(batch)).realize()
+        write(self._first, batch.first)
+        self._embed_into(self._kept[0], batch)
         for index, (part, steps) in enumerate(zip(self.layers, self._steps, strict=True)):
             x, into = self._kept[index : index + 2]
             if chance is None:
@@ -235,24 +240,27 @@ class Network:
     def _seed(self, chance: int, layer: int) -> None:
         """Dropout differs from layer to layer."""
         mixed = (chance * 0x9E3779B1 + layer * 0x85EBCA6B) & 0xFFFFFFFF
-        self._chance.assign(Tensor(np.array([mixed], np.uint32))).realize()
+        write(self._chance, np.array([mixed], np.uint32))
 
     # --- embeddings -----------------------------------------------------------------------------
 
-    def _embedded(self, batch: Batch) -> Tensor:
+    def _embed_into(self, x: Tensor, batch: Batch) -> None:
         if "token_embd.weight" in self.learnt:
-            return self._lookup(*self._places(batch), self.top.learnt)
-        x = rows_of(self._tensors["token_embd.weight"], batch.tokens)
-        x = x * np.float32(self.config.embed_scale)
+            self._lookup(x, *self._places(batch), self.top.learnt)
+            return
+        values = rows_of(self._tensors["token_embd.weight"], batch.tokens)
+        values = values * np.float32(self.config.embed_scale)
         if self.config.position == "learned":
-            x = x + rows_of(self._tensors["position_embd.weight"], batch.places())
-        return Tensor(x)
+            values = values + rows_of(self._tensors["position_embd.weight"], batch.places())
+        write(x, values)
 
     def _places(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        return Tensor(batch.tokens).realize(), Tensor(batch.places()).realize()
+        write(self._tokens, batch.tokens)
+        write(self._numbers, batch.places())
+        return self._tokens, self._numbers
 
-    def _embed(self, tokens: Tensor, places: Tensor, learnt: Named) -> Tensor:
-        return self._embedding(tokens, places, learnt).realize()
+    def _embed(self, into: Tensor, tokens: Tensor, places: Tensor, learnt: Named) -> None:
+        into.assign(self._embedding(tokens, places, learnt)).realize()
 
     def _embedding(self, tokens: Tensor, places: Tensor, learnt: Named) -> Tensor:
         x = scaled(
@@ -274,14 +282,15 @@ class Network:
 
     # --- the head -------------------------------------------------------------------------------
 
-    def _head(self, head: TrainedTransformer, learn: bool) -> Callable[..., tuple[Tensor, ...]]:
+    def _head(self, head: TrainedTransformer) -> Callable[..., tuple[Tensor, ...]]:
         def run(
-            x: Tensor, wanted: Tensor, share: Tensor, frozen: Named, learnt: Named, gradients: Named
+            x: Tensor, wanted: Tensor, share: Tensor, frozen: Named, learnt: Named,
+            gradients: Named | None = None,
         ) -> tuple[Tensor, ...]:
             head.top = {**frozen, **learnt}
             scores = head.logits(head.final(x)).contiguous()  # (N, V)
             losses, by_scores = self.operations.entropy(scores, wanted)
-            if not learn:
+            if gradients is None:
                 return (losses.sum().realize(),)
             moved = [n for n in learnt if not n.startswith("position_embd")]
             if "output.weight" in head.top and "token_embd.weight" in moved:
@@ -300,28 +309,27 @@ class Network:
         self, batch: Batch, share: float | None
     ) -> tuple[float, NDArray[np.float32]]:
         """The summed loss and, with a share, the gradient by the last layer's output (B, T, D)."""
-        hidden = self._kept[-1].numpy().reshape(-1, self.config.dim)
+        hidden = read(self._kept[-1]).reshape(-1, self.config.dim)
         way = np.zeros_like(hidden)
         wanted = batch.targets.reshape(-1)
         (places,) = np.nonzero(wanted >= 0)
-        factor = Tensor(np.array([share or 0.0], np.float32)).realize()
+        write(self._share, np.array([share or 0.0], np.float32))
+        given = self._asked, self._wanted, self._share, self.top.frozen, self.top.learnt
         loss = 0.0
         for begin in range(0, len(places), self._rows):
             some = places[begin : begin + self._rows]
             # The captured step takes a fixed number of rows: the last ones are filled up.
-            filled = np.concatenate([some, np.zeros(self._rows - len(some), some.dtype)])
-            asked = np.full(self._rows, -1, np.int32)
-            asked[: len(some)] = wanted[some]
-            given = (
-                Tensor(hidden[filled]).realize(), Tensor(asked).realize(), factor,
-                self.top.frozen, self.top.learnt, self.top.gradients,
-            )  # fmt: skip
+            asked = np.zeros((self._rows, self.config.dim), np.float32)
+            answers = np.full(self._rows, IGNORED, np.int32)
+            asked[: len(some)], answers[: len(some)] = hidden[some], wanted[some]
+            write(self._asked, asked)
+            write(self._wanted, answers)
             if share is None:
-                loss += float(self._score_head(*given)[0].item())
-                continue
-            found, back = self._learn_head(*given)
-            loss += float(found.item())
-            way[some] = back.numpy()[: len(some)]
+                (found,) = self._score_head(*given)
+            else:
+                found, back = self._learn_head(*given, self.top.gradients)
+                way[some] = read(back)[: len(some)]
+            loss += float(read(found))
         return loss, way.reshape(*self.shape, -1)
 
 
