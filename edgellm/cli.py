@@ -24,6 +24,7 @@ VERBS = {
     "info": "show what is in a model file or a bundle",
     "boards": "list the boards that have a profile, and tell which one this is",
     "plan": "tell whether a model fits a machine, and what would",
+    "tune": "adapt a model to samples of yours",
     "plugins": "list the plugins that are installed",
     "backend": "check that a backend keeps its contract, or begin a new one",
     "bench": "measure speed and memory",

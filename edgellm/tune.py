@@ -1,202 +1,306 @@
-"""Training a model in tinygrad: full training of every weight, on the tokens of the answers."""
+"""Adapting a model to a file of samples: everything from the checkpoint to what is written."""
 
 from __future__ import annotations
 
+import hashlib
 import math
-import sys
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
-from tinygrad import Tensor, TinyJit, dtypes
 
-from edgellm.config import Config, Layer
-from edgellm.model import Linear, Position, Transformer, linear
-from edgellm.training.dialogues.rows import IGNORED
-from edgellm.training.initial_weights import Weights
-from edgellm.training.matrix_product import product, tiled_linear
+from edgellm import adapter, bundle, chat, checkpoint, layout, runtime, tokenizer
+from edgellm.errors import BackendError, EdgeError, FormatError, UsageError
+from edgellm.training import estimate, low_rank, packed_rows
+from edgellm.training.estimate import Shape
+from edgellm.training.operations import TrainingBackend
+from edgellm.training.samples import Reader, Sample
 
-Batch = tuple[NDArray[np.int32], NDArray[np.int32]]
-"""Tokens and targets, each (B, T)."""
-
-
-class TiledTransformer(Transformer):
-    """The same Transformer, for a Llama, cut into kernels that a CPU goes backward through quickly.
-
-    Embeddings are looked up by a matrix product, whose gradient is one too; what attention's
-    products read is computed once and not for each of their outputs.
-    """
-
-    def embed(self, tokens: Tensor, start: Position = 0) -> Tensor:
-        weight = self.top["token_embd.weight"]
-        chosen = tokens.reshape(-1, 1) == Tensor.arange(weight.shape[0]).reshape(1, -1)
-        x = product(chosen.cast(dtypes.float32), weight)
-        return x.reshape(*tokens.shape, weight.shape[1])  # (B, T, D)
-
-    def rotate(self, x: Tensor, layer: Layer, start: Position) -> Tensor:
-        return _cut(super().rotate(x, layer, start))
-
-    def shares(self, scores: Tensor) -> Tensor:
-        return _cut(super().shares(_cut(scores)))
-
-
-def _cut(x: Tensor) -> Tensor:
-    """x, and the gradient that comes back to it, each as a result of its own kernel."""
-    return x.contiguous().contiguous_backward()
+if TYPE_CHECKING:
+    from edgellm.checkpoint import Checkpoint
+    from edgellm.executor import Progress
+    from edgellm.training.batch import Batch
+    from edgellm.training.course import Course, Listener
+    from edgellm.training.low_rank import Arrays
+    from edgellm.training.packed_rows import Row
 
 
 @dataclass(frozen=True)
-class AdamW:
-    """Decoupled weight decay (Loshchilov and Hutter 2019, arXiv:1711.05101, algorithm 2)."""
+class Settings:
+    """How to train. A training goes on only with the settings that it was begun with."""
 
-    beta1: float = 0.9
-    beta2: float = 0.98
-    decay: float = 0.02
-    """Of matrices; norms don't decay."""
-    epsilon: float = 1e-8
-    clip: float = 1.0
-    """The gradient's largest norm."""
+    rank: int = 8
+    alpha: float = 16.0
+    """What adapters add is multiplied by alpha / rank."""
+    targets: tuple[str, ...] = ("*",)
+    """Patterns of the matrices' names to adapt."""
+    dropout: float = 0.0
+    learning_rate: float = 2e-4
+    warm_up: float = 0.03
+    """A share of the steps."""
+    weight_decay: float = 0.0
+    epochs: float = 3.0
+    steps: int = 0
+    """Instead of epochs; 0: as many as these have."""
+    batch: int = 2048
+    """Tokens of a step, at least one row."""
+    length: int = 256
+    """Tokens of a row; longer samples are cut."""
+    together: bool = True
+    """Rows hold as many samples as fit, which don't see each other."""
+    held_out: float = 0.05
+    """The share of the samples that isn't learnt but looked at."""
+    looks: int = 10
+    """At held-out samples, besides that at the beginning."""
+    patience: int = 0
+    """Looks without a better loss after which to end; 0: never. Then the best is kept."""
+    seed: int = 0
+    full: bool = False
+    """Every weight learns, and a whole model is written."""
+
+    def check(self) -> None:
+        """Raise UsageError for what can't be."""
+        for name, low, high in (
+            ("rank", 1, adapter.MAX_RANK), ("alpha", 1e-6, 1e6), ("dropout", 0, 0.95),
+            ("learning_rate", 1e-9, 10), ("warm_up", 0, 1), ("weight_decay", 0, 1),
+            ("epochs", 1e-3, 1e6), ("steps", 0, 10**9), ("batch", 1, 1 << 24),
+            ("length", 2, 1 << 20), ("held_out", 0, 0.9), ("looks", 1, 10**6),
+            ("patience", 0, 10**6), ("seed", 0, 2**32 - 1),
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if not low <= value <= high:
+                label = name.replace("_", " ")
+                raise UsageError(f"{label} {value!r}; give {low:g} to {high:g}")
 
 
-def rate(step: int, steps: int, peak: float, warm_up: int = 200) -> float:
-    """The learning rate: linear up to `peak`, level, and for the last 40 % half a cosine down to a
-    fiftieth of it (Hu et al. 2024, arXiv:2404.06395, section 4: warm-up, stable, decay)."""
-    if step < warm_up:
-        return peak * (step + 1) / warm_up
-    level = 0.6 * steps
-    done = min(max(step - level, 0) / (steps - level), 1.0)
-    return peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+@dataclass(frozen=True)
+class Data:
+    """Samples as rows: to learn, and held out."""
+
+    rows: list[Row]
+    held_out: list[Row]
+    samples: int
+    cut: int
+    """Samples that were longer than a row."""
+    sha256: str
 
 
-class Trainer:
-    """A Transformer whose weights follow the gradient of the answers' cross-entropy.
+@dataclass(frozen=True)
+class Forecast:
+    """What a training will take."""
 
-    `tiled` computes by `edgellm.training.matrix_product`, which suits a CPU: then every dimension
-    of the model, and B*T, must be a multiple of 16.
-    """
+    shape: Shape
+    """Of the batches computed at once."""
+    together: int
+    """Such batches in a step."""
+    steps: int
+    nbytes: int
+    seconds: float
+
+
+class Tuning:
+    """One training, prepared and then run; nothing heavy happens before `course` is asked for."""
 
     def __init__(
-        self, config: Config, weights: Mapping[str, NDArray[np.float32]], tiled: bool = True
+        self,
+        model: str | Path | None,
+        data: str | Path,
+        settings: Settings,
+        *,
+        held_out: str | Path | None = None,
+        device: str = "cpu",
+        threads: int | None = None,
+        max_bytes: int | None = None,
     ) -> None:
-        self.optimiser = AdamW()
-        self.weights = {name: Tensor(values).realize() for name, values in weights.items()}
-        kind = TiledTransformer if tiled else Transformer
-        by: Linear = tiled_linear if tiled else linear
-        self.transformer = kind(config, self.weights, config.context, linear=by)
-        self._means, self._squares = (
-            [Tensor.zeros(*w.shape).contiguous().realize() for w in self.weights.values()]
-            for _ in range(2)
+        """Reads and checks all input. `held_out` is a file of samples to look at, instead of a
+        share of the data. Raises EdgeError of all kinds."""
+        settings.check()
+        self.base = _opened(model)
+        backend = runtime.backend(device)
+        if not isinstance(backend, TrainingBackend):
+            raise BackendError(f"the backend {backend.name!r} can't train; leave --device out")
+        self._backend, self._threads = backend, threads
+        length = min(settings.length, runtime.context_for(self.base, settings.length))
+        self.settings = replace(settings, length=length)
+        self.data = read_data(self.base, data, self.settings, held_out)
+        self._shapes = self._learnt_shapes()
+        self.forecast = self._forecast(max_bytes)
+
+    def _learnt_shapes(self) -> dict[str, tuple[int, ...]]:
+        settings = self.settings
+        if settings.full:
+            _check_full(self.base)
+            return {
+                name: tensor.shape or (1,)
+                for name, tensor in self.base.tensors.items()
+                if name not in layout.TABLES
+            }
+        shapes: dict[str, tuple[int, ...]] = {}
+        for name, (out, width) in low_rank.chosen(self.base, settings.targets).items():
+            shapes[f"{name}.{low_rank.LOW}"] = (settings.rank, width)
+            shapes[f"{name}.{low_rank.UP}"] = (out, settings.rank)
+        return shapes
+
+    @property
+    def learnt_count(self) -> int:
+        """Numbers that are learnt."""
+        return sum(math.prod(shape) for shape in self._shapes.values())
+
+    def _forecast(self, max_bytes: int | None) -> Forecast:
+        settings, rows = self.settings, len(self.data.rows)
+        wanted = min(max(settings.batch // settings.length, 1), rows)
+        shape, nbytes = estimate.fit(
+            self.base, wanted, settings.length, self._shapes, max_bytes
         )
-        self._steps: dict[tuple[int, ...], Callable[[Tensor, Tensor, Tensor], Tensor]] = {}
-        self.taken = 0
-        """Steps so far."""
+        steps = settings.steps or max(math.ceil(settings.epochs * rows / wanted), 1)
+        a_token = estimate.seconds_per_token(self.base, settings.full, shape.positions)
+        looked = min(settings.looks + 1, steps) * len(self.data.held_out) / 3
+        seconds = a_token * settings.length * (steps * wanted + looked)
+        return Forecast(shape, wanted // shape.rows, steps, nbytes, seconds)
 
-    def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        """The mean cross-entropy of targets (B, T) that aren't IGNORED."""
-        scores = self.transformer.logits(self.transformer.hidden(tokens))  # (B, T, V)
-        total = scores.contiguous().sparse_categorical_crossentropy(
-            targets, ignore_index=IGNORED, reduction="sum"
+    def course(self, progress: Progress | None = None) -> Course:
+        """The training at its beginning, the model loaded."""
+        operations = self._backend.training(self._threads)
+        from edgellm.training.course import Course, Plan
+        from edgellm.training.network import Network
+        from edgellm.training.optimiser import Rule, Schedule
+
+        settings, forecast = self.settings, self.forecast
+        shape = forecast.shape.rows, forecast.shape.length
+        network = Network(
+            self.base,
+            operations,
+            shape,
+            self._first_values(),
+            scale=settings.alpha / settings.rank,
+            dropout=settings.dropout,
+            progress=progress,
         )
-        return total / (targets != IGNORED).sum()
-
-    def gradients(self, tokens: Tensor, targets: Tensor) -> tuple[Tensor, list[Tensor]]:
-        loss = self.loss(tokens, targets)
-        return loss, loss.gradient(*self.weights.values())
-
-    def step(self, batch: Batch, learning_rate: float) -> float:
-        """Follow the gradient of one batch; returns its loss before."""
-        tokens, targets = batch
-        shape = tokens.shape
-        if shape not in self._steps:
-            self._steps[shape] = TinyJit(self._update)
-        self.taken += 1
-        rule = self.optimiser
-        factors = (
-            learning_rate,
-            1 / (1 - rule.beta1**self.taken),
-            1 / (1 - rule.beta2**self.taken),
+        schedule = Schedule(
+            forecast.steps, settings.learning_rate, round(settings.warm_up * forecast.steps)
         )
-        loss = self._steps[shape](
-            Tensor(np.ascontiguousarray(tokens)).realize(),
-            Tensor(np.ascontiguousarray(targets)).realize(),
-            Tensor(np.asarray(factors, np.float32)).realize(),
+        plan = Plan(
+            schedule,
+            Rule(decay=settings.weight_decay),
+            look_every=max(forecast.steps // settings.looks, 1),
+            patience=settings.patience,
         )
-        return float(loss.item())
+        held_out = [
+            packed_rows.batch(some, *shape) for some in _cut(self.data.held_out, shape[0])
+        ]
+        return Course(network, plan, self._batches, held_out, settings.seed)
 
-    def _update(self, tokens: Tensor, targets: Tensor, factors: Tensor) -> Tensor:
-        rule = self.optimiser
-        loss, gradients = self.gradients(tokens, targets)
-        gradients = [g.contiguous() for g in gradients]
-        norm = sum((g.square().sum() for g in gradients), start=Tensor(0.0)).sqrt()
-        shrink = (rule.clip / (norm + 1e-6)).minimum(1.0).contiguous()
-        learning_rate, first, second = factors[0], factors[1], factors[2]
-        changed: list[Tensor] = []
-        parts = zip(self.weights.values(), self._means, self._squares, gradients, strict=True)
-        for weight, mean, square, gradient in parts:
-            g = gradient * shrink
-            mean.assign(rule.beta1 * mean + (1 - rule.beta1) * g)
-            square.assign(rule.beta2 * square + (1 - rule.beta2) * g * g)
-            move = mean * first / ((square * second).sqrt() + rule.epsilon)
-            if weight.ndim > 1:
-                move = move + rule.decay * weight
-            weight.assign(weight - learning_rate * move)
-            changed += [weight, mean, square]
-        return loss.realize(*changed)
+    def _first_values(self) -> Arrays:
+        if self.settings.full:
+            return {
+                name: np.array(self.base.tensors[name].float32(), np.float32).reshape(shape)
+                for name, shape in self._shapes.items()
+            }
+        chosen = low_rank.chosen(self.base, self.settings.targets)
+        return low_rank.first_values(chosen, self.settings.rank, self.settings.seed)
 
-    def arrays(self) -> Weights:
-        """The weights as they are now."""
-        return {name: weight.numpy() for name, weight in self.weights.items()}
-
-    def save(self, path: Path) -> None:
-        """Write all that `restore` needs to go on as if nothing had happened."""
-        states = zip(self.weights.items(), self._means, self._squares, strict=True)
-        saved = {
-            f"{part} {name}": tensor.numpy()
-            for (name, weight), mean, square in states
-            for part, tensor in (("weight", weight), ("mean", mean), ("square", square))
+    def _batches(self, step: int) -> Iterable[Batch]:
+        """A step's: the rows of an epoch in its order, then those of the next."""
+        forecast, rows = self.forecast, self.data.rows
+        count = forecast.together * forecast.shape.rows
+        places = range(step * count, (step + 1) * count)
+        orders = {
+            epoch: packed_rows.order(len(rows), self.settings.seed, epoch)
+            for epoch in {place // len(rows) for place in places}
         }
-        partial = path.with_name(f".{path.name}.npz")
-        np.savez(partial, allow_pickle=False, taken=np.asarray(self.taken), **saved)
-        partial.replace(path)
+        picked = [rows[orders[place // len(rows)][place % len(rows)]] for place in places]
+        return [
+            packed_rows.batch(some, forecast.shape.rows, forecast.shape.length)
+            for some in _cut(picked, forecast.shape.rows)
+        ]
 
-    def restore(self, path: Path) -> None:
-        with np.load(path) as saved:
-            self.taken = int(saved["taken"])
-            states = zip(self.weights.items(), self._means, self._squares, strict=True)
-            for (name, weight), mean, square in states:
-                for part, tensor in (("weight", weight), ("mean", mean), ("square", square)):
-                    tensor.assign(Tensor(saved[f"{part} {name}"])).realize()
+    def identity(self) -> dict[str, object]:
+        """What must be the same for a training to go on."""
+        settings = asdict(self.settings)
+        return {
+            **settings,
+            "targets": list(self.settings.targets),
+            "model": adapter.base_sha256(self.base),
+            "data": self.data.sha256,
+            "rows at once": self.forecast.shape.rows,
+        }
+
+    def write(self, output: Path, course: Course) -> None:
+        """Write what has been learnt: a folder as PEFT has it, or, if the name ends with .gguf, a
+        GGUF file. Raises UnsupportedError, OSError."""
+        learnt = course.learnt()
+        if self.settings.full:
+            from edgellm.training.model_writer import write_changed
+
+            write_changed(output, self.base, learnt)
+            return
+        settings = self.settings
+        made = low_rank.as_adapter(
+            output.stem, learnt, settings.alpha / settings.rank, self.base,
+            f"learnt by edgellm from data with sha256 {self.data.sha256[:16]}",
+        )  # fmt: skip
+        write = adapter.write_gguf if output.suffix == ".gguf" else adapter.write_peft
+        write(output, made, self.base)
 
 
 def train(
-    trainer: Trainer,
-    batches: Callable[[int], Batch],
-    steps: int,
-    peak: float,
-    every: int = 100,
-    report: Callable[[int, float], None] | None = None,
-) -> None:
-    """Train up to step `steps`, from wherever the trainer is; `batches(step)` gives each batch.
+    course: Course, listener: Listener, state: Path, identity: dict[str, object], every: float
+) -> bool:
+    """Run a course with its state saved; False if it was stopped. Raises EdgeError."""
+    from edgellm.training.state import save
 
-    Prints the mean loss every so many steps, and then calls `report(step, loss)`.
-    """
-    began, losses, tokens = time.monotonic(), [], 0
-    for step in range(trainer.taken, steps):
-        batch = batches(step)
-        losses.append(trainer.step(batch, rate(step, steps, peak)))
-        tokens += batch[0].size
-        if (step + 1) % every == 0 or step + 1 == steps:
-            seconds = time.monotonic() - began
-            loss = float(np.mean(losses))
-            print(
-                f"step {step + 1}/{steps}  loss {loss:.4f}  {tokens / seconds:.0f} tokens/s  "
-                f"{seconds / 60:.1f} min",
-                file=sys.stderr,
-                flush=True,
-            )
-            losses.clear()
-            if report:
-                report(step + 1, loss)
+    try:
+        return course.run(listener, lambda: save(state, course, identity), every)
+    except FloatingPointError as error:
+        raise EdgeError(
+            f"the loss of step {error} isn't a number any more; a lower learning rate (-lr) helps"
+        ) from None
+
+
+def read_data(
+    base: Checkpoint, path: str | Path, settings: Settings, held_out: str | Path | None
+) -> Data:
+    """The samples of a file for a model, checked. Raises FormatError with the line, UsageError."""
+    if base.tokenizer is None:
+        raise FormatError(base.path, "tokenizer", None, "the model needs its vocabulary")
+    reader = Reader(tokenizer.make(base.tokenizer), chat.for_model(base))
+    length = settings.length
+    samples, longer = packed_rows.cut(reader.read(path), length)
+    looked: Sequence[Sample]
+    if held_out is not None:
+        looked, _ = packed_rows.cut(reader.read(held_out), length)
+    else:
+        count = round(settings.held_out * len(samples))
+        shuffled = [samples[at] for at in packed_rows.order(len(samples), settings.seed, -1)]
+        looked, samples = shuffled[:count], shuffled[count:]
+    if not samples:
+        raise UsageError(f"{path}: no sample has anything to learn within {length} tokens")
+    digest = hashlib.sha256()
+    for sample in (*samples, *looked):
+        digest.update(sample.tokens.tobytes() + sample.learnt.tobytes())
+    pack = packed_rows.pack
+    return Data(
+        pack(samples, length, settings.seed, settings.together),
+        pack(looked, length, settings.seed, settings.together),
+        len(samples),
+        longer,
+        digest.hexdigest(),
+    )
+
+
+def _opened(model: str | Path | None) -> Checkpoint:
+    path = runtime.default_model() if model is None else Path(model)
+    if bundle.is_bundle(path):
+        raise UsageError(f"{path}: that is a bundle; give the model's own file")
+    return checkpoint.open(path)
+
+
+def _check_full(base: Checkpoint) -> None:
+    if base.format != "gguf":
+        raise UsageError(f"{base.path}: --full writes GGUF, and needs it; give a GGUF file")
+
+
+def _cut(rows: Sequence[Row], count: int) -> list[Sequence[Row]]:
+    return [rows[at : at + count] for at in range(0, len(rows), count)]

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgellm import gguf, quant
+from edgellm.checkpoint import Checkpoint
 from edgellm.config import Config
 from edgellm.tensor import MappedTensor
 from edgellm.tokenizer import TokenizerData
@@ -63,3 +64,29 @@ def write_llama(
 def _stored(name: str, values: NDArray[np.float32], type_name: str) -> MappedTensor:
     kind = type_name if values.ndim > 1 else "F32"
     return MappedTensor(name, values.shape, kind, quant.quantise(kind, values).data)
+
+
+def write_changed(
+    path: Path, base: Checkpoint, weights: Mapping[str, NDArray[np.float32]]
+) -> None:
+    """Write the model of a GGUF file with other weights, in the types they have there or, where
+    those can't be made, as Q8_0 or float16. Raises OSError."""
+    file = gguf.read(base.path)
+    metadata = {
+        key: value for key, value in file.metadata.items() if not key.startswith("split.")
+    }
+    tensors = {
+        name: _stored(name, weights[name].reshape(tensor.shape), _kept_type(tensor))
+        if name in weights
+        else tensor
+        for name, tensor in file.tensors.items()
+    }
+    gguf.write(path, metadata, tensors)
+
+
+def _kept_type(tensor: MappedTensor) -> str:
+    if tensor.type in quant.PACKERS:
+        return tensor.type
+    if tensor.type == "BF16" or tensor.shape[-1] % quant.TYPES["Q8_0"].values:
+        return "F16"
+    return "Q8_0"

@@ -125,6 +125,11 @@ class Network:
         self._forward(batch, None)
         return self._through_head(batch, None)[0]
 
+    def forget(self) -> None:
+        """Set the gradients back to 0."""
+        for tensor in self.gradients.values():
+            write(tensor, np.zeros(tuple(map(int, tensor.shape)), np.float32))
+
     def arrays(self) -> dict[str, NDArray[np.float32]]:
         """What has been learnt so far, by name."""
         return {name: read(tensor) for name, tensor in self.learnt.items()}

@@ -9,12 +9,8 @@ from tinygrad import Tensor, dtypes
 
 from edgellm.config import Config, Layer
 from edgellm.model import Block, Position, Transformer
+from edgellm.training.names import LOW, UP
 from edgellm.training.operations import Attention, Form, Operations
-
-LOW, UP = "lora_a", "lora_b"
-"""How the names of an adapter's two matrices end: y = W x + scale * up (low x), low (rank, in), up
-(out, rank) (Hu et al. 2021, arXiv:2106.09685, section 4.1)."""
-
 
 @dataclass(frozen=True)
 class Rows:
