@@ -15,6 +15,7 @@ from edgellm import adapter, bundle, chat, checkpoint, layout, runtime, tokenize
 from edgellm.errors import BackendError, EdgeError, FormatError, UsageError
 from edgellm.training import estimate, low_rank, packed_rows
 from edgellm.training.estimate import Shape
+from edgellm.training.names import LOW, UP
 from edgellm.training.operations import TrainingBackend
 from edgellm.training.samples import Reader, Sample
 
@@ -139,8 +140,8 @@ class Tuning:
             }
         shapes: dict[str, tuple[int, ...]] = {}
         for name, (out, width) in low_rank.chosen(self.base, settings.targets).items():
-            shapes[f"{name}.{low_rank.LOW}"] = (settings.rank, width)
-            shapes[f"{name}.{low_rank.UP}"] = (out, settings.rank)
+            shapes[f"{name}.{LOW}"] = (settings.rank, width)
+            shapes[f"{name}.{UP}"] = (out, settings.rank)
         return shapes
 
     @property
@@ -151,9 +152,7 @@ class Tuning:
     def _forecast(self, max_bytes: int | None) -> Forecast:
         settings, rows = self.settings, len(self.data.rows)
         wanted = min(max(settings.batch // settings.length, 1), rows)
-        shape, nbytes = estimate.fit(
-            self.base, wanted, settings.length, self._shapes, max_bytes
-        )
+        shape, nbytes = estimate.fit(self.base, wanted, settings.length, self._shapes, max_bytes)
         steps = settings.steps or max(math.ceil(settings.epochs * rows / wanted), 1)
         a_token = estimate.seconds_per_token(self.base, settings.full, shape.positions)
         looked = min(settings.looks + 1, steps) * len(self.data.held_out) / 3
@@ -170,9 +169,9 @@ class Tuning:
         settings, forecast = self.settings, self.forecast
         shape = forecast.shape.rows, forecast.shape.length
         network = Network(
-            self.base,
+            self.base.config,
+            self.base.tensors,
             operations,
-            shape,
             self._first_values(),
             scale=settings.alpha / settings.rank,
             dropout=settings.dropout,
@@ -187,9 +186,7 @@ class Tuning:
             look_every=max(forecast.steps // settings.looks, 1),
             patience=settings.patience,
         )
-        held_out = [
-            packed_rows.batch(some, *shape) for some in _cut(self.data.held_out, shape[0])
-        ]
+        held_out = [packed_rows.batch(some, *shape) for some in _cut(self.data.held_out, shape[0])]
         return Course(network, plan, self._batches, held_out, settings.seed)
 
     def _first_values(self) -> Arrays:

@@ -27,7 +27,16 @@ from .recipe import KERNELS
 from .target import native
 
 FORMATS = tuple(BLOCKS)
-NAMES = ("outputs", "inputs", "product", "attention", "attention_back", "entropy", "lookup", "lookup_back")
+NAMES = (
+    "outputs",
+    "inputs",
+    "product",
+    "attention",
+    "attention_back",
+    "entropy",
+    "lookup",
+    "lookup_back",
+)
 
 TYPES = {dtypes.float32: "float", dtypes.int32: "int", dtypes.uint8: "unsigned char"}
 

@@ -78,7 +78,7 @@ _NUMBERS: tuple[tuple[tuple[str, ...], str, Any, str, str], ...] = (
     (("-epochs", "--epochs"), "epochs", float, "N", "times that every sample is learnt"),
     (("--steps",), "steps", int, "N", "steps, instead of epochs"),
     (("-b", "--batch-size"), "batch", shared.positive, "N", "tokens of a step"),
-    (("-c", "--ctx-size"), "length", shared.positive, "N", "tokens of a row; samples are cut there"),
+    (("-c", "--ctx-size"), "length", shared.positive, "N", "tokens of a row"),
     (("-val-split", "--val-split"), "held_out", float, "P", "share of DATA that isn't learnt but "
      "looked at"),
     (("--looks",), "looks", shared.positive, "N", "looks at it"),
@@ -242,9 +242,7 @@ def interruptions() -> Iterator[list[bool]]:
             signal.signal(number, handler)
 
 
-def write_report(
-    output: Path, tuning: Tuning, course: Course, seconds: float
-) -> dict[str, object]:
+def write_report(output: Path, tuning: Tuning, course: Course, seconds: float) -> dict[str, object]:
     """Write the log and the plot beside the adapter; returns what the log begins with."""
     from edgellm.training.loss_plot import plot
 

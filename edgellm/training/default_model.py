@@ -9,6 +9,7 @@ import argparse
 import functools
 import itertools
 import sys
+import time
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
@@ -17,13 +18,20 @@ import numpy as np
 
 from edgellm import runtime, tokenizer
 from edgellm.training import bpe_trainer, initial_weights
+from edgellm.training.batch import plain
 from edgellm.training.dialogues import conversation
 from edgellm.training.dialogues.rows import CONTROL, TEMPLATE, rows
 from edgellm.training.model_writer import write_llama
+from edgellm.training.operations import TrainingBackend
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from edgellm.config import Config
     from edgellm.tokenizer import Tokenizer, TokenizerData
-    from edgellm.tune import Batch
+    from edgellm.training.batch import Batch
+    from edgellm.training.course import Course, History
+    from edgellm.training.initial_weights import Weights
 
 SEED = 2
 VOCABULARY = 1024
@@ -59,7 +67,50 @@ def batches(seed: int, vocabulary: Tokenizer, step: int) -> Batch:
     count, length = SHAPES[step % len(SHAPES)]
     drawn = itertools.islice(rows(seed + 1000 * (step + 1), vocabulary, length), count)
     tokens, targets, _ = zip(*drawn, strict=True)
-    return np.stack(tokens), np.stack(targets)
+    return plain(np.stack(tokens), np.stack(targets))
+
+
+def first_course(
+    config: Config, weights: Weights, vocabulary: Tokenizer, seed: int, steps: int
+) -> Course:
+    """The training at its beginning."""
+    backend = runtime.backend("cpu")
+    assert isinstance(backend, TrainingBackend)
+    operations = backend.training()
+    from edgellm.training.course import Course, Plan
+    from edgellm.training.network import Network
+    from edgellm.training.optimiser import Rule, Schedule
+
+    network = Network(config, {}, operations, weights)
+    schedule = Schedule(steps, PEAK, warm_up=200, level=0.6, floor=0.02)
+    plan = Plan(schedule, Rule(beta2=0.98, decay=0.02))
+    return Course(network, plan, lambda step: [batches(seed, vocabulary, step)])
+
+
+class Listener:
+    """Tells how training goes, and keeps a model of it on the disk, every so many steps."""
+
+    def __init__(self, course: Course, every: int, write: Callable[[], None]) -> None:
+        self._course, self._every, self._write = course, every, write
+        self._began = time.monotonic()
+
+    def stopping(self) -> bool:
+        return False
+
+    def stepped(self, history: History) -> None:
+        taken, steps = history.steps[-1].step, self._course.plan.schedule.steps
+        if taken % self._every and taken != steps:
+            return
+        last = history.steps[-self._every :]
+        loss = sum(step.loss for step in last) / len(last)
+        speed = sum(step.tokens for step in last) / sum(step.seconds for step in last)
+        minutes = (time.monotonic() - self._began) / 60
+        line = f"step {taken}/{steps}  loss {loss:.4f}  {speed:.0f} tokens/s  {minutes:.1f} min"
+        print(line, file=sys.stderr, flush=True)
+        self._write()
+
+    def looked(self, history: History) -> None:
+        pass
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -76,34 +127,24 @@ def main(arguments: list[str] | None = None) -> int:
     data = vocabulary(options.seed)
     reader = tokenizer.make(data)
     # What was there before is replaced only by what is complete.
+    from edgellm.training import state
+
     draft = options.file.with_name(f"{options.file.stem}.partial.gguf")
     write = functools.partial(write_llama, draft, tokenizer=data, template=TEMPLATE, about=ABOUT)
     config, weights = initial_weights.llama(
         VOCABULARY, DIM, LAYERS, HEADS, KV_HEADS, HIDDEN, CONTEXT, options.seed
     )
-    write(config, weights)
-    # Opening a first model lets the backend point tinygrad, which may not have been imported until
-    # then, at this machine's compiler; what is lacking shows at once and not after the training.
-    runtime.load(draft).close()
-    from edgellm.tune import Trainer, train
-
-    trainer = Trainer(config, weights)
+    course = first_course(config, weights, reader, options.seed, options.steps)
     if options.state and options.state.exists():
-        trainer.restore(options.state)
+        state.restore(options.state, course, {"seed": options.seed, "steps": options.steps})
+    listener = Listener(course, options.every, lambda: write(config, course.network.arrays()))
 
-    def report(step: int, loss: float) -> None:
-        write(config, trainer.arrays())
+    def save() -> None:
         if options.state:
-            trainer.save(options.state)
+            state.save(options.state, course, {"seed": options.seed, "steps": options.steps})
 
-    train(
-        trainer,
-        functools.partial(batches, options.seed, reader),
-        options.steps,
-        PEAK,
-        options.every,
-        report,
-    )
+    course.run(listener, save, every=300)
+    write(config, course.network.arrays())
     draft.replace(options.file)
     return 0
 

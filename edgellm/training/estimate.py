@@ -71,11 +71,10 @@ def fit(
     The number of rows divides `rows`, so that a step adds up whole batches. Raises FitError where
     not even one row fits.
     """
-    from edgellm.training.network import head_rows
+    from edgellm.training.passage import head_rows
 
-    for count in range(rows, 0, -1):
-        if rows % count:
-            continue
+    need = 0
+    for count in (count for count in range(rows, 0, -1) if rows % count == 0):
         shape = Shape(count, length)
         asked = head_rows(checkpoint.config.vocab, shape.positions)
         need = memory(checkpoint, shape, learnt, asked)
@@ -83,7 +82,7 @@ def fit(
             return shape, need
     raise FitError(
         f"{checkpoint.path}: training takes about {size(need)} with rows of {length} tokens, "
-        f"{size(most)} are allowed; shorter rows (-c), a smaller rank or model take less"
+        f"{size(most or 0)} are allowed; shorter rows (-c), a smaller rank or model take less"
     )
 
 

@@ -97,7 +97,9 @@ def plot(history: History) -> bytes:
     losses = [loss for _, loss in (*steps, *looks) if math.isfinite(loss)] or [0.0]
     low, high = min(losses), max(losses)
     margin = (high - low) * 0.05 or 0.5
-    picture = Picture(max((step for step, _ in (*steps, *looks)), default=1), low - margin, high + margin)
+    picture = Picture(
+        max((step for step, _ in (*steps, *looks)), default=1), low - margin, high + margin
+    )
     picture.axes()
     if steps:
         picture.line(steps, FAINT, thick=1)

@@ -12,8 +12,7 @@ from edgellm import adapter
 from edgellm.adapter import Adapter, LowRank
 from edgellm.checkpoint import Checkpoint
 from edgellm.errors import UsageError
-from edgellm.training.names import LOW as LOW
-from edgellm.training.names import UP as UP
+from edgellm.training.names import LOW, UP
 
 Arrays = dict[str, NDArray[np.float32]]
 
@@ -57,7 +56,11 @@ def first_values(shapes: Mapping[str, tuple[int, int]], rank: int, seed: int) ->
 
 
 def as_adapter(
-    name: str, learnt: Mapping[str, NDArray[np.float32]], scale: float, base: Checkpoint, origin: str
+    name: str,
+    learnt: Mapping[str, NDArray[np.float32]],
+    scale: float,
+    base: Checkpoint,
+    origin: str,
 ) -> Adapter:
     """What has been learnt, bound to its base."""
     matrices = {

@@ -13,7 +13,7 @@ from tinygrad.device import Buffer
 
 def write(tensor: Tensor, values: NDArray[np.generic]) -> None:
     """Put values of the Tensor's own type and size into it."""
-    raw = memoryview(np.ascontiguousarray(values)).cast("B")
+    raw = np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
     buffer = _buffer(tensor)
     if raw.nbytes != buffer.nbytes:
         raise ValueError(f"{raw.nbytes} bytes for a tensor of {buffer.nbytes}")

@@ -66,15 +66,11 @@ def _stored(name: str, values: NDArray[np.float32], type_name: str) -> MappedTen
     return MappedTensor(name, values.shape, kind, quant.quantise(kind, values).data)
 
 
-def write_changed(
-    path: Path, base: Checkpoint, weights: Mapping[str, NDArray[np.float32]]
-) -> None:
+def write_changed(path: Path, base: Checkpoint, weights: Mapping[str, NDArray[np.float32]]) -> None:
     """Write the model of a GGUF file with other weights, in the types they have there or, where
     those can't be made, as Q8_0 or float16. Raises OSError."""
     file = gguf.read(base.path)
-    metadata = {
-        key: value for key, value in file.metadata.items() if not key.startswith("split.")
-    }
+    metadata = {key: value for key, value in file.metadata.items() if not key.startswith("split.")}
     tensors = {
         name: _stored(name, weights[name].reshape(tensor.shape), _kept_type(tensor))
         if name in weights

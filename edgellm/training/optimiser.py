@@ -17,8 +17,8 @@ from edgellm.training.network import Named, Part
 @dataclass(frozen=True)
 class Schedule:
     """The learning rate: linear up to `peak`, level for a share of the steps, then half a cosine
-    down to `floor` times the peak. Without a level share it is warm-up and cosine; with one, warm-up,
-    stable and decay (Hu et al. 2024, arXiv:2404.06395, section 4)."""
+    down to `floor` times the peak. Without a level share that is warm-up and cosine; with one,
+    warm-up, stable and decay (Hu et al. 2024, arXiv:2404.06395, section 4)."""
 
     steps: int
     peak: float

@@ -106,7 +106,9 @@ class Reader:
                 reason = f"the model's template can't take them: {error}"
                 raise FormatError(where, "messages", len(messages), reason) from error
             if not answered.startswith(asked) or not asked.startswith(done):
-                allowed = "the model's template writes an answer otherwise than where it asks for it"
+                allowed = (
+                    "the model's template writes an answer otherwise than where it asks for it"
+                )
                 raise FormatError(where, f"message {index + 1}", "an answer", allowed)
             pieces += [(asked[len(done) :], False), (answered[len(asked) :], True)]
             done = answered
@@ -148,7 +150,9 @@ def _messages(value: object, where: str) -> list[dict[str, object]]:
         raise FormatError(where, "messages", type(value).__name__, allowed)
     for index, message in enumerate(value, 1):
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-            raise FormatError(where, f"message {index}", message, "it must have a role and a content")
+            raise FormatError(
+                where, f"message {index}", message, "it must have a role and a content"
+            )
     return value
 
 

@@ -12,6 +12,7 @@ from edgellm.model import Block, Position, Transformer
 from edgellm.training.names import LOW, UP
 from edgellm.training.operations import Attention, Form, Operations
 
+
 @dataclass(frozen=True)
 class Rows:
     """What belongs to the rows (B, T) of a batch besides their activations."""
@@ -130,5 +131,3 @@ class TrainedTransformer(Transformer):
             inside = (place >= taps - 1 - tap).unsqueeze(-1)
             out = out + inside.where(padded[:, tap : tap + count], 0.0) * kernel[:, tap]
         return out  # (B, T, D)
-
-

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgellm.tokenizer import Tokenizer
+from edgellm.training.batch import IGNORED
 from edgellm.training.dialogues.conversation import Conversation
 from edgellm.training.dialogues.scenes import scene
 
@@ -20,9 +21,6 @@ TEMPLATE = (
 
 CONTROL = ("<|im_end|>", "<|im_start|>")
 """The first ends a generation."""
-
-IGNORED = -1
-"""The target of a position that isn't learnt."""
 
 SYSTEM_SHARE = 0.04
 SYSTEMS = (
