@@ -66,7 +66,7 @@ def compile_object(name: str, source: Path, out: Path) -> None:
 def build(processor: str, name: str) -> ctypes.CDLL:
     """The kernels of one file (`linear` for linear.c), compiled once a session."""
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / f"{name}.so"
+        out = Path(folder) / f"{Path(name).name}.so"
         compile_object(processor, library.KERNELS / f"{name}.c", out)
         return ctypes.CDLL(str(out))
 

@@ -1,108 +1,211 @@
-"""Training: gradients are those of the plain definition, and the loss falls."""
+"""Adapting models for real, small: the loss falls, and whatever interrupts it costs nothing."""
 
 from __future__ import annotations
 
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
-from edgellm.training.initial_weights import llama
-
-if TYPE_CHECKING:
-    from edgellm.tune import Batch, Trainer
-
-CONFIG, WEIGHTS = llama(
-    vocab=64, dim=32, layers=1, heads=2, kv_heads=1, hidden=32, context=16, seed=1
-)
-
+from edgellm import adapter, checkpoint, cli, runtime
+from edgellm.errors import BackendError, FitError, UnsupportedError, UsageError
+from edgellm.training.settings import Settings
+from edgellm.tune import Tuning
 
 pytestmark = pytest.mark.usefixtures("cpu")
 
-
-def batch(seed: int) -> Batch:
-    """Rows that repeat one token: after the first, the next is known."""
-    rng = np.random.default_rng(seed)
-    tokens = np.repeat(rng.integers(1, 64, (4, 1)), 16, axis=1).astype(np.int32)
-    targets = tokens.copy()
-    targets[:, 0] = -1
-    return tokens, targets
+TINY = Path(__file__).parent / "data" / "models" / "llama" / "model.gguf"
+HIVES = ("the north hive", "hive two", "the old hive", "hive nine")
+QUESTIONS = ("how heavy is {}", "weigh {}", "what does {} weigh")
 
 
-def trainer(tiled: bool = True) -> Trainer:
-    from edgellm.tune import Trainer
-
-    return Trainer(CONFIG, WEIGHTS, tiled)
-
-
-def test_tiled_gradients_are_those_of_the_plain_transformer() -> None:
-    from tinygrad import Tensor
-
-    tokens, targets = (Tensor(x).realize() for x in batch(0))
-    names = ("token_embd.weight", "blk.0.attn_k.weight", "blk.0.ffn_gate.weight")
-    plain, tiled = (
-        dict(zip(WEIGHTS, trainer(kind).gradients(tokens, targets)[1], strict=True))
-        for kind in (False, True)
-    )
-    Tensor.realize(*(gradients[name] for gradients in (plain, tiled) for name in names))
-    for name in names:
-        np.testing.assert_allclose(plain[name].numpy(), tiled[name].numpy(), atol=1e-5)
+def chats(path: Path, count: int = 48) -> Path:
+    """Samples of a device that the default model has never heard of."""
+    talks = []
+    for number in range(count):
+        hive = HIVES[number % len(HIVES)]
+        question = QUESTIONS[number // len(HIVES) % len(QUESTIONS)].format(hive)
+        answer = f"I read the scale under {hive}."
+        roles = ("user", question), ("assistant", answer)
+        talks.append({"messages": [{"role": role, "content": text} for role, text in roles]})
+    path.write_text("".join(json.dumps(talk) + "\n" for talk in talks))
+    return path
 
 
-def test_gradients_are_slopes() -> None:
-    """Against a difference quotient along the gradient itself."""
-    from tinygrad import Tensor
-
-    tokens, targets = (Tensor(x).realize() for x in batch(1))
-    one = trainer()
-    _, gradients = one.gradients(tokens, targets)
-    Tensor.realize(*gradients)
-    slopes = [g.numpy() for g in gradients]
-    norm = float(np.sqrt(sum((s**2).sum() for s in slopes)))
-    losses = []
-    for sign in (1, -1):
-        for (name, weight), slope in zip(one.weights.items(), slopes, strict=True):
-            moved = WEIGHTS[name] + sign * 1e-2 * slope / norm
-            weight.assign(Tensor(moved.astype(np.float32))).realize()
-        losses.append(one.loss(tokens, targets).item())
-    assert (losses[0] - losses[1]) / 2e-2 == pytest.approx(norm, rel=0.02)
+def text(path: Path) -> Path:
+    """For the tiny model, whose vocabulary knows no more."""
+    letters = "".join(random.Random(1).choices("0123456789:;<=>?@", k=40)) * 60
+    path.write_text(letters)
+    return path
 
 
-def test_the_loss_falls_and_training_goes_on_where_it_stopped(tmp_path: Path) -> None:
-    one = trainer()
-    losses = [one.step(batch(0), 1e-2) for _ in range(12)]
-    assert losses[-1] < 0.7 * losses[0]
-
-    one.save(tmp_path / "state.npz")
-    other = trainer()
-    other.restore(tmp_path / "state.npz")
-    assert other.taken == 12
-    assert one.step(batch(1), 1e-2) == other.step(batch(1), 1e-2)
-    for name, values in one.arrays().items():
-        np.testing.assert_array_equal(values, other.arrays()[name])
-
-
-def test_ignored_positions_teach_nothing() -> None:
-    from tinygrad import Tensor
-
-    one = trainer()
-    tokens, targets = batch(3)
-    partly = targets.copy()
-    partly[:, 8:] = -1
-    scores = one.transformer.logits(one.transformer.hidden(Tensor(tokens))).numpy()
-    shares = scores - np.log(np.exp(scores).sum(-1, keepdims=True))
-    wanted = np.take_along_axis(shares, tokens[..., None], -1)[:, 1:8]
-    assert one.loss(Tensor(tokens), Tensor(partly)).item() == pytest.approx(
-        -wanted.mean(), rel=1e-4
-    )
+def test_an_adapter_is_learnt_and_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, output = runtime.default_model(), tmp_path / "hives"
+    arguments = [str(model), str(chats(tmp_path / "chats.jsonl")), "-o", str(output), "--json"]
+    options = "-c 64 -b 256 --epochs 6 -lr 5e-3 -val-split 0.2 --looks 3 --rank 4"
+    assert cli.main(["tune", *arguments, *options.split()]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["held_out_loss"] < 0.7 * result["held_out_loss_before"]
+    base = checkpoint.open(model)
+    made = adapter.read(output, base)
+    assert made.rank == 4
+    assert made.base_sha256 == adapter.base_sha256(base)
+    assert set(made.matrices) == {n for n in adapter.targets(base) if n.startswith("blk.")}
+    assert all(np.abs(matrix.b).max() > 0 for matrix in made.matrices.values())
+    log = json.loads((tmp_path / "hives.log.json").read_text())
+    assert [step["step"] for step in log["steps"]] == list(range(1, result["steps"] + 1))
+    assert (tmp_path / "hives.loss.png").read_bytes().startswith(b"\x89PNG")
+    assert not (tmp_path / "hives.state").exists()
 
 
-def test_the_rate_rises_stays_and_falls() -> None:
-    from edgellm.tune import rate
+def test_a_whole_model_is_learnt_and_written(tmp_path: Path) -> None:
+    output = tmp_path / "changed.gguf"
+    data = text(tmp_path / "text.txt")
+    arguments = [str(TINY), str(data), "-o", str(output), "--full", "-c", "32", "-b", "128"]
+    assert cli.main(["tune", *arguments, "--steps", "12", "-lr", "1e-2", "-val-split", "0.2"]) == 0
+    log = json.loads((tmp_path / "changed.gguf.log.json").read_text())
+    assert log["held_out_loss"] < 0.8 * log["held_out_loss_before"]
+    before, after = checkpoint.open(TINY), checkpoint.open(output)
+    assert before.config == after.config
+    for name, tensor in before.tensors.items():
+        assert after.tensors[name].type == tensor.type
+        assert not np.array_equal(after.tensors[name].float32(), tensor.float32())
 
-    rates = [rate(step, 1000, 1.0) for step in range(1000)]
-    assert rates[0] == pytest.approx(1 / 200)
-    assert set(rates[200:600]) == {1.0}
-    assert sorted(rates[600:], reverse=True) == rates[600:]
-    assert 0 < rates[-1] < 0.05
+
+def prepared(tmp_path: Path, **options: object) -> Tuning:
+    settings = {"length": 32, "batch": 64, "steps": 6, "learning_rate": 1e-2, "dropout": 0.1}
+    return Tuning(TINY, text(tmp_path / "text.txt"), Settings(**{**settings, **options}))  # type: ignore[arg-type]
+
+
+class Silent:
+    """Stops after so many batches."""
+
+    def __init__(self, batches: int = 1 << 30) -> None:
+        self.left = batches
+
+    def stopping(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+    def stepped(self, history: object) -> None: ...
+
+    def looked(self, history: object) -> None: ...
+
+
+def test_a_training_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
+    from edgellm.training.state import restore, save
+
+    tuning, state = prepared(tmp_path, rank=2), tmp_path / "state"
+    identity = tuning.identity()
+    whole = tuning.course()
+    assert whole.run(Silent(), lambda: None, 1e9)
+
+    first = tuning.course()
+    assert not first.run(Silent(4), lambda: save(state, first, identity), 1e9)
+    second = tuning.course()
+    restore(state, second, identity)
+    assert second.optimiser.taken == 4
+    assert second.run(Silent(), lambda: None, 1e9)
+    losses = [[step.loss for step in course.history.steps] for course in (whole, second)]
+    assert losses[0] == losses[1]
+    for name, values in whole.learnt().items():
+        np.testing.assert_array_equal(values, second.learnt()[name])
+
+    with pytest.raises(UsageError, match=r"learning_rate 0\.01, not 0\.02"):
+        restore(state, second, {**identity, "learning_rate": 0.02})
+
+
+def test_it_ends_early_and_keeps_the_best(tmp_path: Path) -> None:
+    """A rate far too high: the first look stays the best."""
+    tuning = prepared(tmp_path, rank=2, steps=40, looks=20, patience=2, learning_rate=3.0)
+    course = tuning.course()
+    course.run(Silent(), lambda: None, 1e9)
+    assert course.optimiser.taken < 40
+    assert course.history.best == min(course.history.looks, key=lambda look: look.loss)
+    assert course.best
+
+
+@pytest.mark.parametrize("kills", [2])
+def test_killed_at_random_moments_it_reaches_the_same_loss(tmp_path: Path, kills: int) -> None:
+    data = text(tmp_path / "text.txt")
+    command = [sys.executable, "-m", "edgellm", "tune", str(TINY), str(data), "--save-every", "0"]
+    command += [
+        "--steps",
+        "30",
+        "-c",
+        "32",
+        "-b",
+        "64",
+        "-lr",
+        "1e-2",
+        "--rank",
+        "2",
+        "--looks",
+        "1",
+        "-o",
+    ]
+
+    def loss(name: str) -> float:
+        return float(json.loads((tmp_path / f"{name}.log.json").read_text())["held_out_loss"])
+
+    subprocess.run([*command, str(tmp_path / "whole")], check=True, stderr=subprocess.DEVNULL)
+    state, output = tmp_path / "killed.state", [str(tmp_path / "killed")]
+    chance = random.Random(kills)
+    for _ in range(kills):
+        resumed = ["--resume"] if state.exists() else []
+        process = subprocess.Popen([*command, *output, *resumed], stderr=subprocess.DEVNULL)
+        before = state.stat().st_mtime_ns if state.exists() else 0
+        while process.poll() is None and (not state.exists() or state.stat().st_mtime_ns == before):
+            time.sleep(0.01)
+        time.sleep(chance.uniform(0, 0.2))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    last = ["--resume"] if state.exists() else []
+    subprocess.run([*command, *output, *last], check=True, stderr=subprocess.DEVNULL)
+    assert loss("killed") == pytest.approx(loss("whole"), abs=1e-3)
+
+
+def test_what_cannot_be_is_refused_before_the_work(tmp_path: Path) -> None:
+    data = text(tmp_path / "text.txt")
+    with pytest.raises(FitError, match="shorter rows"):
+        Tuning(TINY, data, Settings(length=32), max_bytes=1 << 20)
+    with pytest.raises(UsageError, match="'attn_x'; there are attn_k, attn_output"):
+        Tuning(TINY, data, Settings(length=32, targets=("attn_x",)))
+    with pytest.raises(UsageError, match="dropout 2"):
+        Tuning(TINY, data, Settings(dropout=2))
+    with pytest.raises(BackendError):
+        Tuning(TINY, data, Settings(length=32), device="toaster")
+    with pytest.raises(UsageError, match="needs it; give a GGUF file"):
+        Tuning(TINY.parent, data, Settings(length=32, full=True))
+    with pytest.raises(UnsupportedError):
+        Tuning(data, data, Settings())
+
+
+def test_a_dry_run_tells_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = text(tmp_path / "text.txt")
+    output = tmp_path / "adapter.gguf"
+    assert cli.main(["tune", str(TINY), str(data), "-o", str(output), "--dry-run", "-c", "32"]) == 0
+    said = capsys.readouterr().err
+    assert "samples in" in said
+    assert "estimate:" in said
+    assert list(tmp_path.iterdir()) == [data]
+
+
+def test_less_memory_makes_smaller_batches(tmp_path: Path) -> None:
+    model, data = runtime.default_model(), chats(tmp_path / "chats.jsonl")
+    settings = Settings(length=64, batch=512, together=False)
+    roomy = Tuning(model, data, settings).forecast
+    tight = Tuning(model, data, settings, max_bytes=roomy.nbytes - 1).forecast
+    assert tight.shape.rows < roomy.shape.rows
+    assert tight.nbytes < roomy.nbytes
+    assert tight.shape.rows * tight.together == roomy.shape.rows * roomy.together

@@ -16,11 +16,13 @@ from edgellm import atomic_file, memory, progress
 from edgellm.commands import options as shared
 from edgellm.errors import UsageError
 from edgellm.memory import size
-from edgellm.tune import Settings, Tuning, train
+from edgellm.training.settings import Settings
 
 if TYPE_CHECKING:
     from edgellm.executor import Progress
-    from edgellm.training.course import Course, History
+    from edgellm.training.course import Course
+    from edgellm.training.record import History
+    from edgellm.tune import Tuning
 
 EPILOG = """\
 examples:
@@ -103,6 +105,8 @@ def amount(text: str) -> int:
 
 
 def main(options: argparse.Namespace) -> int:
+    from edgellm.tune import Tuning, train
+
     output: Path = options.output
     _check(output, options)
     most = options.max_ram or memory.physical()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -13,42 +13,9 @@ from numpy.typing import NDArray
 
 from edgellm.training.batch import Batch
 from edgellm.training.network import Network
-from edgellm.training.optimiser import AdamW, Rule, Schedule
-
-
-@dataclass
-class Step:
-    """One step, as the log has it."""
-
-    step: int
-    """The first is 1."""
-    loss: float
-    """The mean cross-entropy of its tokens, before it."""
-    rate: float
-    tokens: int
-    """That were read."""
-    seconds: float
-
-
-@dataclass
-class Look:
-    """One look at held-out samples."""
-
-    step: int
-    loss: float
-
-
-@dataclass
-class History:
-    steps: list[Step] = field(default_factory=list)
-    looks: list[Look] = field(default_factory=list)
-
-    @property
-    def best(self) -> Look | None:
-        return min(self.looks, key=lambda look: look.loss, default=None)
-
-    def as_json(self) -> dict[str, object]:
-        return asdict(self)
+from edgellm.training.optimiser import AdamW, Rule
+from edgellm.training.record import History, Look, Step
+from edgellm.training.schedule import Schedule
 
 
 class Listener(Protocol):

@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from edgellm.config import Config
     from edgellm.tokenizer import Tokenizer, TokenizerData
     from edgellm.training.batch import Batch
-    from edgellm.training.course import Course, History
+    from edgellm.training.course import Course
     from edgellm.training.initial_weights import Weights
+    from edgellm.training.record import History
 
 SEED = 2
 VOCABULARY = 1024
@@ -79,7 +80,8 @@ def first_course(
     operations = backend.training()
     from edgellm.training.course import Course, Plan
     from edgellm.training.network import Network
-    from edgellm.training.optimiser import Rule, Schedule
+    from edgellm.training.optimiser import Rule
+    from edgellm.training.schedule import Schedule
 
     network = Network(config, {}, operations, weights)
     schedule = Schedule(steps, PEAK, warm_up=200, level=0.6, floor=0.02)

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import json
+import math
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from edgellm import atomic_file
 from edgellm.errors import FormatError, UsageError
-from edgellm.training.course import Course, History, Look, Step
+from edgellm.training.course import Course
 from edgellm.training.memory import write
+from edgellm.training.record import History, Look, Step
 
 VERSION = 1
 MAX_ABOUT = 256 << 20
 
-Arrays = Mapping[str, NDArray[np.float32]]
+# What zipfile, json and the look at what they gave raise for a file of another kind.
+_BROKEN = (
+    *(zipfile.BadZipFile, zlib.error, ValueError, LookupError, TypeError, AttributeError),
+    *(RuntimeError, EOFError, OverflowError),
+)
 
 
 def save(path: Path, course: Course, settings: Mapping[str, object]) -> None:
@@ -42,8 +48,8 @@ def save(path: Path, course: Course, settings: Mapping[str, object]) -> None:
     ):
         archive.writestr("about.json", json.dumps(about))
         for name, values in arrays.items():
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
-                npy.write_array(entry, values, allow_pickle=False)
+            with archive.open(name, "w", force_zip64=True) as entry:
+                entry.write(values.astype("<f4").tobytes())
 
 
 def restore(path: Path, course: Course, settings: Mapping[str, object]) -> None:
@@ -57,7 +63,7 @@ def restore(path: Path, course: Course, settings: Mapping[str, object]) -> None:
             _restore(path, archive, course, settings)
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}; leave --resume out to begin anew") from error
-    except (zipfile.BadZipFile, ValueError, KeyError, TypeError) as error:
+    except _BROKEN as error:
         allowed = "it isn't the state of a training; leave --resume out to begin anew"
         raise FormatError(path, "content", str(error), allowed) from error
 
@@ -83,19 +89,16 @@ def _restore(
     )
 
     def array(name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        size = archive.getinfo(f"{name}.npy").file_size
-        if size > 4 * int(np.prod(shape)) + 4096:
+        size = archive.getinfo(name).file_size
+        if size != 4 * math.prod(shape):
             raise ValueError(f"{name} has {size} bytes")
-        with archive.open(f"{name}.npy") as entry:
-            values = npy.read_array(entry, allow_pickle=False)
-        if values.shape != shape or values.dtype != np.float32:
-            raise ValueError(f"{name} is {values.dtype} {values.shape}")
-        return values
+        values = np.frombuffer(archive.read(name), "<f4").astype(np.float32)
+        return values.reshape(shape)
 
     shapes = {name: tuple(map(int, x.shape)) for name, x in course.network.learnt.items()}
     for name, tensor in course.network.learnt.items():
         write(tensor, array(f"learnt {name}", shapes[name]))
-    if f"best {next(iter(shapes))}.npy" in archive.namelist():
+    if f"best {next(iter(shapes))}" in archive.namelist():
         course.best = {name: array(f"best {name}", shape) for name, shape in shapes.items()}
     moments = {name: array(name, x.shape) for name, x in course.optimiser.arrays().items()}
     course.optimiser.restore(int(about["taken"]), moments)

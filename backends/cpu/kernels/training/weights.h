@@ -12,6 +12,9 @@ INLINE void decode(Floats *values, int format, const uint8_t *group, int64_t fir
         return;
     }
     Layout layout = LAYOUTS[format];
+    // Codes of Q8_0 are signed, as the dot product of this processor takes them.
+    int turn = format == FORMAT_Q8_0 ? SIGNED_OFFSET * 0x01010101 : 0;
+    int offset = format == FORMAT_Q8_0 ? 0 : layout.offset;
     Block block;
     const uint8_t *w = group + first / layout.inputs * layout.bytes;
     read_block(&block, format, w, first % layout.inputs / 32);
@@ -20,7 +23,8 @@ INLINE void decode(Floats *values, int format, const uint8_t *group, int64_t fir
         Ints words;
         memcpy(&words, &block.code[v], sizeof words);
         for (int j = 0; j < 4; j++) {
-            Floats code = __builtin_convertvector((words >> 8 * j & 255) - layout.offset, Floats);
+            Ints signed_code = (words ^ turn) << (24 - 8 * j) >> 24;
+            Floats code = __builtin_convertvector(signed_code - offset, Floats);
             values[4 * v + j] = layout.minimum ? multiply_add(code, scale, block.minimum)
                                                : code * scale;
         }
