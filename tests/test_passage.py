@@ -20,7 +20,7 @@ from edgellm.training.operations import Operations, TrainingBackend
 pytestmark = pytest.mark.usefixtures("cpu")
 
 # Between them they have all that families differ in.
-CHOSEN = ("llama_gqa_bias", "gpt2", "falcon_rw", "gemma2", "lfm2", "bitnet")
+CHOSEN = ("gpt2", "falcon_rw", "gemma2", "lfm2")
 if os.environ.get("EDGELLM_FAMILIES") == "all":
     CHOSEN = tuple(FAMILIES)
 
@@ -110,7 +110,7 @@ def test_every_weight_learns_as_tinygrad_says(operations: Operations) -> None:
         assert error < 1e-4, f"{name}: {error}"
 
 
-@pytest.mark.parametrize("family", ["gemma2", "lfm2", "gpt2"])
+@pytest.mark.parametrize("family", ["gemma2", "lfm2"])
 def test_samples_in_one_row_do_not_see_each_other(family: str, operations: Operations) -> None:
     base = checkpoint.open(MODELS / family)
     tokens, targets = training_cases.rows(base)
