@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from edgellm import adapter, checkpoint, cli, runtime
-from edgellm.errors import BackendError, FitError, UnsupportedError, UsageError
+from edgellm.errors import BackendError, FitError, FormatError, UsageError
 from edgellm.training.settings import Settings
 from edgellm.tune import Tuning
 
@@ -185,7 +185,7 @@ def test_what_cannot_be_is_refused_before_the_work(tmp_path: Path) -> None:
         Tuning(TINY, data, Settings(length=32), device="toaster")
     with pytest.raises(UsageError, match="needs it; give a GGUF file"):
         Tuning(TINY.parent, data, Settings(length=32, full=True))
-    with pytest.raises(UnsupportedError):
+    with pytest.raises(FormatError):
         Tuning(data, data, Settings())
 
 

@@ -69,7 +69,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--dry-run", action="store_true", help="check the data and tell what it would take")
     add("--json", action="store_true", help="print the result as a JSON object")
     add("-t", "--threads", type=shared.positive, metavar="N", help="threads (default: one a core)")
-    shared.add_device(parser)
+    add("--device", default="cpu", metavar="NAME", help="where to train (default: cpu)")
 
 
 _NUMBERS: tuple[tuple[tuple[str, ...], str, Any, str, str], ...] = (
