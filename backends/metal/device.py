@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import mmap
+import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -135,7 +136,7 @@ class MetalDevice:
             name = objc.text_of(send(device, "name"))
         return About(
             name=name,
-            driver="Metal",
+            driver=f"{name}, macOS {platform.mac_ver()[0]}",
             memory=send(device, "recommendedMaxWorkingSetSize"),
             largest=send(device, "maxBufferLength"),
             items=ITEMS,
