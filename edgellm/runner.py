@@ -179,7 +179,8 @@ class Runner:
             self.broken = BackendError(f"{words}; start the service again")
             log.error("%s", self.broken)
             raise self.broken from error
-        log.warning("%s; %r takes over", words, fallback.backend, exc_info=error)
+        # The place is of use only in what the backend raised itself.
+        log.warning("%s; %r takes over", words, fallback.backend, exc_info=error.__cause__)
         self._watch.tell(f"{words}; {fallback.backend!r} takes over")
         if not hung:
             with contextlib.suppress(Exception):  # it has failed before
