@@ -17,6 +17,7 @@ from edgellm.config import Config
 from edgellm.errors import FitError
 from edgellm.executor import Cancelled, Progress
 from edgellm.graph import RowPlan, StepGraph
+from edgellm.interleave import GROUP
 from edgellm.rope import alibi_slopes, rope_table
 
 from . import sources
@@ -31,9 +32,8 @@ HEAD_ROWS = 8
 """Rows whose logits are computed at once."""
 BLOCK = 16
 """Positions are kept in blocks of so many: BESIDE_KEYS in kernels/state.h."""
-PADDED = 8
-"""Channels of values are kept in whole vectors of so many."""
-STEP_HEADER = 4
+STEP_WIDTH = 4
+"""Numbers of a row in the step, and of its header: STEP_HEADER in kernels/dialect.h."""
 AHEAD = 64
 """Launches of a long step before it is waited for them, and looked whether it was cancelled."""
 
@@ -120,7 +120,7 @@ class GPUExecutor:
         self._check_fit(device, asked, name)
 
         whole = {each: device.allocate(max(nbytes, alignment)) for each, nbytes in sizes.items()}
-        self._steps = np.zeros((rows + 1, STEP_HEADER), np.int32)
+        self._steps = np.zeros((rows + 1, STEP_WIDTH), np.int32)
         self._step = device.allocate(self._steps.nbytes)
         lasting = self._upload(device, weights, progress)
         values: dict[int, Memory] = {}
@@ -194,7 +194,7 @@ class GPUExecutor:
         positions = self.slots * self._kept
         if found.kind == "conv":
             return (4 * positions * config.dim,)
-        padded = -(-config.head_dim // PADDED) * PADDED
+        padded = -(-config.head_dim // GROUP) * GROUP
         element = 2 if self._options.kv_half else 4
         return tuple(
             element * positions * found.kv_heads * width for width in (config.head_dim, padded)

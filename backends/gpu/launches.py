@@ -6,13 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from edgellm.config import Config
+from edgellm.errors import BackendError
 from edgellm.graph import Argument, Call, StepGraph
+from edgellm.interleave import GROUP as GROUP_ROWS
 
 from . import sources, tuning
 from .device import Argument as Given
 from .device import Device, Groups, Launch, Memory
 from .sources import Texts
-from .tuning import GROUP_ROWS, Tuning
+from .tuning import Tuning
 
 ITEMS = 64
 """Work items of a group, where each computes one number."""
@@ -123,7 +125,21 @@ class Launches:
             return [self._row_function(call)]
         if call.kernel == "linear":
             return self._linear(call)
-        return [getattr(self, f"_{call.kernel}")(call)]
+        emits: dict[str, Callable[[Call], Emit]] = {
+            "attend": self._attend,
+            "attend_merge": self._attend_merge,
+            "conv_store": self._conv_store,
+            "convolve": self._convolve,
+            "embed": self._embed,
+            "gate": self._gate,
+            "norm": self._norm,
+            "rotate": self._rotate,
+            "rotate_store": self._rotate_store,
+            "store": self._store,
+        }
+        if call.kernel not in emits:
+            raise BackendError(f"the bundle has an unknown kernel {call.kernel!r}; build it anew")
+        return [emits[call.kernel](call)]
 
     def _memory(self, argument: Argument | None) -> Memory | None:
         if argument is None:

@@ -12,14 +12,17 @@ from pathlib import Path
 
 import msgpack
 
-from edgellm.errors import FormatError
+from edgellm.errors import FormatError, UnsupportedError
 from edgellm.graph import Call, RowFunction, StepGraph
 
 KERNELS = Path(__file__).with_name("kernels")
 BLOB = "sources"
 """The blob of a bundle that holds the texts."""
-LANGUAGE, ROWS = "language.h", "model.c"
-"""Names of the texts that aren't files of `kernels`: the language's header, the row functions."""
+LANGUAGE, ROWS, VERSION = "language.h", "model.c", "version"
+"""Names of the texts that aren't files of `kernels`: the language's header, the row functions, and
+CALLS, of the edgellm that built them."""
+CALLS = "1"
+"""Changes when kernels are called otherwise."""
 MAX_TEXTS, MAX_BYTES = 64, 4 << 20
 
 Texts = Mapping[str, str]
@@ -34,6 +37,7 @@ def texts(language: Path, graph: StepGraph) -> dict[str, str]:
     found = {path.name: path.read_text(encoding="utf-8") for path in sorted(KERNELS.iterdir())}
     found[LANGUAGE] = language.read_text(encoding="utf-8")
     found[ROWS] = row_source(graph)
+    found[VERSION] = CALLS
     return found
 
 
@@ -44,7 +48,7 @@ def pack(found: Texts) -> bytes:
 
 
 def unpack(raw: bytes | memoryview, file: object) -> dict[str, str]:
-    """The texts in a blob. Raises FormatError."""
+    """The texts in a blob. Raises FormatError, UnsupportedError for those of another edgellm."""
     allowed = "texts by their names are needed"
     try:
         found = msgpack.unpackb(
@@ -56,6 +60,9 @@ def unpack(raw: bytes | memoryview, file: object) -> dict[str, str]:
         type(part) is str for each in found.items() for part in each
     ):
         raise FormatError(file, BLOB, type(found).__name__, allowed)
+    if found.get(VERSION) != CALLS:
+        remedy = f"this edgellm runs version {CALLS}; build the bundle anew"
+        raise UnsupportedError(file, "version of its kernels", found.get(VERSION), remedy)
     return found
 
 

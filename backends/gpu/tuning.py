@@ -15,12 +15,12 @@ import numpy as np
 
 from edgellm import folders
 from edgellm.errors import EdgeError, UsageError
+from edgellm.interleave import GROUP as GROUP_ROWS
 from edgellm.packing import BLOCKS, packed_bytes
 
 from .device import About, Argument, Device, Launch
 from .sources import Texts, program
 
-GROUP_ROWS = 8
 ROWS, COLUMNS, FORMAT = 4096, 1024, "Q4_0"
 """Of the matrix that is measured with."""
 RUNS = 5

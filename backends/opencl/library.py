@@ -1,7 +1,7 @@
 """OpenCL's functions by way of ctypes: the loader that finds the drivers, and errors by name.
 
-A binding of our own, for the few functions that are needed: pyopencl is well kept, but a compiled
-package, and the loader that it comes with doesn't look where boards' own drivers are.
+A binding of our own, for some thirty functions: pyopencl is well kept and has wheels for boards,
+but is a compiled package with a loader of its own, one more thing to install and to keep in step.
 """
 
 from __future__ import annotations
