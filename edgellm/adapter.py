@@ -7,6 +7,7 @@ the matrix's in the base: whoever reads or writes a file with another order puts
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,9 +70,14 @@ class Adapter:
         """The largest."""
         return max(matrix.rank for matrix in self.matrices.values())
 
-    @property
-    def nbytes(self) -> int:
-        return sum(matrix.a.nbytes + matrix.b.nbytes for matrix in self.matrices.values())
+    def digest(self) -> str:
+        """A hash of what it computes."""
+        digest = hashlib.sha256()
+        for name, matrix in sorted(self.matrices.items()):
+            digest.update(f"{name} {matrix.rank} {matrix.scale}\0".encode())
+            digest.update(np.ascontiguousarray(matrix.a).data)
+            digest.update(np.ascontiguousarray(matrix.b).data)
+        return digest.hexdigest()
 
 
 def base_sha256(base: ModelFile) -> str:

@@ -15,6 +15,7 @@ from edgellm.sampling import Sampling
 from edgellm.session import Session
 
 if TYPE_CHECKING:
+    from edgellm.adapter_choice import Strengths
     from edgellm.tools.grammar import Grammar
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,8 @@ class Request:
     """Seconds from its submission until it ends, wherever it has come to."""
     grammar: Grammar | None = None
     """What the answer must be; then no stop text ends it."""
+    strengths: Strengths = ()
+    """Of the executor's adapters."""
 
 
 class Answer:

@@ -17,9 +17,10 @@ import numpy as np
 
 from edgellm import __version__, folders, json_file, model_files, plugins, processor
 from edgellm.errors import BackendError, EdgeError
+from edgellm.executor import AdaptingBackend
 
 if TYPE_CHECKING:
-    from edgellm.executor import Executor
+    from edgellm.executor import Backend, Executor
 
 AUTO = "auto"
 """The device that stands for the choice."""
@@ -89,6 +90,36 @@ def usable(names: Iterable[str], find: Callable[[str], object]) -> list[str]:
     if not found:
         raise BackendError("; ".join(reasons) or "no backend is installed")
     return found
+
+
+def wanted(device: str) -> str:
+    """The device; for "auto" that in the environment, if there is one."""
+    return os.environ.get("EDGELLM_DEVICE") or AUTO if device == AUTO else device
+
+
+def adapting(device: str, find: Callable[[str], Backend]) -> str:
+    """The device; for "auto" the first of the board's whose backend runs adapters."""
+    if wanted(device) == AUTO:
+        for name in allowed():
+            with suppress(EdgeError):
+                if isinstance(find(name), AdaptingBackend):
+                    return name
+    return device
+
+
+def still_usable(path: Path, find: Callable[[str], object], device: str = AUTO) -> Chosen | None:
+    """The device that is wanted; for "auto" what is `remembered` for a model, unless `find` raises
+    an EdgeError for it."""
+    device = wanted(device)
+    if device != AUTO:
+        return Chosen(device, "")
+    kept = remembered(path)
+    if kept is not None:
+        try:
+            find(kept.backend)
+        except EdgeError:
+            return None
+    return kept
 
 
 def remembered(path: Path) -> Chosen | None:

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from edgellm.executor import Cancelled
 
 if TYPE_CHECKING:
     from edgellm.answer import Answer
-    from edgellm.executor import Executor
+    from edgellm.executor import AdaptingExecutor, Executor
     from edgellm.generation import Generation, Piece
     from edgellm.governor import Gear
     from edgellm.pace import Pace
@@ -175,6 +175,9 @@ class Batch:
         drawing: list[Part] = []
         for part in parts:
             begin, count = len(part.slot.tokens), len(part.tokens)
+            if part.generation.strengths:
+                adapting = cast("AdaptingExecutor", self._executor)
+                adapting.adapt(part.slot.index, part.generation.strengths)
             tokens += part.tokens
             slots += [part.slot.index] * count
             positions += range(begin, begin + count)

@@ -138,6 +138,7 @@ class Service(Protocol):
         number: int | None = None,
         max_tokens: int | None = None,
         schema: Mapping[str, object] | None = None,
+        adapter: str | None = None,
     ) -> Answer:
         """Put a user's turn to the conversation named `session`.
 
@@ -145,12 +146,13 @@ class Service(Protocol):
         same answer, never a second one. Where `text` is None, only that is wanted. After
         `deadline_s` seconds the answer ends as far as it has come, or fails with ExpiredError if it
         hasn't begun. It has at most `max_tokens` tokens, and is JSON that is valid by `schema`, a
-        JSON Schema, where that is given.
+        JSON Schema, where that is given. `adapter` names those of the model's adapters that count,
+        see `edgellm.adapter_choice`.
 
         Raises BusyError if the queue is full or the session is still answering, StaleError for a
         number that isn't the newest and whose answer is no longer kept, UnknownError for an unknown
         one without a text, ContextError or TemplateError for a turn that can't become a prompt,
-        UsageError for a schema that can't be used, BackendError during the shutdown.
+        UsageError for a schema or adapter that can't be used, BackendError during the shutdown.
         """
 
     def taken(self, session: str, number: int) -> None:

@@ -122,6 +122,7 @@ class Client:
         deadline_s: float | None = None,
         max_tokens: int | None = None,
         schema: Mapping[str, object] | None = None,
+        adapter: str | None = None,
     ) -> AsyncIterator[str]:
         """Yields the answer's pieces as they come, each once, however often the line fails.
 
@@ -133,7 +134,9 @@ class Client:
             await self._event()
         while not self._events.empty():
             await self._event()
-        number = self._device.ask(text, deadline=deadline_s, max_tokens=max_tokens, schema=schema)
+        number = self._device.ask(
+            text, deadline=deadline_s, max_tokens=max_tokens, schema=schema, adapter=adapter
+        )
         self._wake.set()
         try:
             while True:

@@ -37,10 +37,11 @@ class Connection:
         secret: bytes | None = None,
         handshake: float = 0,
         baud: float | None = None,
+        adapter: str | None = None,
     ) -> None:
         """`idle` is how many seconds may pass between lines, or frames, while no answer runs;
         `handshake`, how many until the peer has said the secret or, in frames, its hello; 0: any
-        number. `baud` paces frames, see Reliable."""
+        number. `baud` paces frames, see Reliable; `adapter`: see Framed."""
         self.refused = 0
         """How many wrong tokens the peer has said, for whoever keeps count of its address."""
         self._wire = wire
@@ -51,6 +52,7 @@ class Connection:
         self._secret = secret
         self._handshake = handshake
         self._baud = baud
+        self._adapter = adapter
 
     async def run(self) -> None:
         """Serve until the peer ends its side (its answer is still delivered), goes idle, or has
@@ -70,6 +72,7 @@ class Connection:
             idle=self._idle,
             priority=self._priority,
             baud=self._baud,
+            adapter=self._adapter,
         )
         try:
             running = framed.run(frames)
@@ -87,6 +90,7 @@ class Connection:
             self._priority,
             self._secret,
             self._handshake,
+            self._adapter,
         )
         try:
             return await talk.run()

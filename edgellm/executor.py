@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    from edgellm.adapter import Adapter
     from edgellm.board_profile import Board
     from edgellm.bundle import Bundle
     from edgellm.bundle_writer import BundleWriter
@@ -198,3 +199,56 @@ class Backend(Protocol):
     ) -> Executor:
         """Load the checkpoint and return what runs it in float32 over exactly dequantised weights;
         else as `open`."""
+
+
+class AdaptingExecutor(Executor, Protocol):
+    """An executor that was opened with adapters."""
+
+    def adapt(self, slot: int, strengths: Sequence[float]) -> None:
+        """Compute a slot's rows from now on with the adapters at these strengths, one for each; 0
+        is off, as all are at first.
+
+        With other strengths than before what the slot holds is of no use any more: its next row is
+        to be at position 0, or after a copy from a slot with the same ones.
+        """
+
+
+@runtime_checkable
+class AdaptingBackend(Backend, Protocol):
+    """A backend that runs adapters (`edgellm.adapter`) too. Others needn't know of them."""
+
+    adapts: bool
+    """Only that it is there matters."""
+
+    def open(
+        self,
+        bundle: Bundle,
+        *,
+        context: int,
+        slots: int = 1,
+        threads: int | None = None,
+        kv: KV | None = None,
+        adapters: Sequence[Adapter] = (),
+        progress: Progress | None = None,
+    ) -> AdaptingExecutor:
+        """As `Backend.open`; raises UsageError for an adapter that the graph has no product for."""
+
+    def reference(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        context: int,
+        slots: int = 1,
+        adapters: Sequence[Adapter] = (),
+        progress: Progress | None = None,
+    ) -> AdaptingExecutor:
+        """As `Backend.reference`."""
+
+
+@runtime_checkable
+class TinygradBackend(Backend, Protocol):
+    """A backend on whose device tinygrad computes."""
+
+    def prepare(self) -> None:
+        """Let tinygrad compute there, in this process from now on. Raises BackendError where
+        nothing compiles for it."""

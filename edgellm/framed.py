@@ -70,10 +70,11 @@ class Framed:
         idle: float = 0,
         priority: Priority = Priority.DEVICE,
         baud: float | None = None,
+        adapter: str | None = None,
     ) -> None:
-        """`name` is the line's, for the log. `handshake` is how many seconds may pass until the
-        peer is welcome; `idle`, how many without a frame from it, unless it waits for its answer;
-        0: any number. `baud`: see Reliable."""
+        """`name` is the line's, for the log; `adapter`, that of questions that choose none.
+        `handshake` is how many seconds may pass until the peer is welcome; `idle`, how many without
+        a frame from it, unless it waits for its answer; 0: any number. `baud`: see Reliable."""
         self._host = Host(secret, baud)
         self._wire = wire
         self._service = service
@@ -81,6 +82,7 @@ class Framed:
         self._handshake = handshake
         self._idle = idle
         self._priority = priority
+        self._adapter = adapter
         self._session: str | None = None
         self._noted = False  # that history isn't saved
         self._deaf: Callable[[], None] | None = None  # ends the notices
@@ -279,6 +281,7 @@ class Framed:
         deadline = options.pop("deadline", None)
         tokens = options.pop("max_tokens", None)
         schema = options.pop("schema", None)
+        adapter = options.pop("adapter", None)
         if options:
             raise PeerError(f"unknown option {next(iter(options))[:40]!r} of a question")
         if deadline is not None and not (_is_number(deadline) and deadline > 0):
@@ -287,6 +290,8 @@ class Framed:
             raise PeerError("a question's max_tokens must be a whole number, 1 or more")
         if schema is not None and not isinstance(schema, dict):
             raise PeerError("a question's schema must be a map")
+        if adapter is not None and not isinstance(adapter, str):
+            raise PeerError("a question's adapter must be a text")
         answer = self._service.ask(
             session,
             ask.text,
@@ -295,6 +300,7 @@ class Framed:
             number=ask.id,
             max_tokens=tokens,
             schema=schema,
+            adapter=self._adapter if adapter is None else adapter,
         )
         self._drop()
         self._delivery = Delivery(

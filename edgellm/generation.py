@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,8 @@ from edgellm.sampling import Sampler, Sampling
 from edgellm.text_stream import TextStream
 
 if TYPE_CHECKING:
-    from edgellm.executor import Choice, Executor
+    from edgellm.adapter_choice import Strengths
+    from edgellm.executor import AdaptingExecutor, Choice, Executor
     from edgellm.tokenizer import Tokenizer
     from edgellm.tools.grammar import Grammar
 
@@ -56,6 +57,7 @@ class Generation:
         reply: bool = False,
         keep: int | None = None,
         grammar: Grammar | None = None,
+        strengths: Strengths = (),
     ) -> None:
         """`tokens` is the prompt. A negative `max_tokens` sets no limit; `echo` is text that the
         answer begins with. A `reply` is a text of its own: the space that some vocabularies put
@@ -79,6 +81,8 @@ class Generation:
         """How often the context rolled; each time all tokens from `keep` on changed places."""
         self._context = executor.context
         self._rolling = keep is not None
+        self.strengths = strengths
+        """Of the executor's adapters."""
         self.keep = min(keep or 0, executor.context // 2)
         self.limit: float = max_tokens if max_tokens >= 0 else math.inf
         """The most tokens to generate."""
@@ -215,6 +219,7 @@ class SingleSlot:
                 0
             ]
             return row
+        self._adapt(generation.strengths)
         self._last = now
         return self.executor.prefill(tokens, 0, 0)
 
@@ -222,6 +227,12 @@ class SingleSlot:
         """Go on with another executor, and close this one."""
         self.executor.close()
         self.executor, self._last = executor, None
+
+    def _adapt(self, strengths: Strengths) -> None:
+        """Before the slot is filled from its beginning."""
+        self._last = None
+        if strengths:
+            cast("AdaptingExecutor", self.executor).adapt(0, strengths)
 
     def close(self) -> None:
         """Close the executor: answers under way can't go on."""
@@ -233,9 +244,9 @@ class SingleSlot:
         if self._closed:
             raise UsageError("the model is closed; load it again")
 
-    def every(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+    def every(self, tokens: Sequence[int], strengths: Strengths = ()) -> NDArray[np.float32]:
         """Logits (len(tokens), vocab) after each token of a sequence of its own."""
-        self._last = None
+        self._adapt(strengths)
         return self.executor.prefill(tokens, 0, 0, every=True)
 
 
@@ -248,13 +259,22 @@ def generate(
     stop: Sequence[str] = (),
     echo: str = "",
     keep: int | None = None,
+    strengths: Strengths = (),
 ) -> Iterator[Piece]:
     """Run one answer; the last piece has `done`.
 
     The arguments are Generation's, and so are the errors, raised before the first piece.
     """
     generation = Generation(
-        slot.executor, tokenizer, tokens, sampling, max_tokens, stop, echo, keep=keep
+        slot.executor,
+        tokenizer,
+        tokens,
+        sampling,
+        max_tokens,
+        stop,
+        echo,
+        keep=keep,
+        strengths=strengths,
     )
     return _pieces(slot, generation)
 

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from tinygrad import Tensor, TinyJit, UOp
 
 from edgellm import layout
+from edgellm.adapted_transformer import AdaptedTransformer
+from edgellm.adapter import Adapter
 from edgellm.bundle import Bundle
 from edgellm.checkpoint import Checkpoint
 from edgellm.config import Layer
@@ -76,6 +78,7 @@ class JitExecutor:
         slots: int,
         chunk: int = CHUNK,
         progress: Progress | None = None,
+        adapters: Sequence[Adapter] = (),
     ) -> None:
         self.config, self.context, self.slots = model.config, context, slots
         self.threads = 1
@@ -83,7 +86,12 @@ class JitExecutor:
         self.max_rows = self.chunk + slots
         self._cancelled = False
         weights = _upload(model, progress)
-        transformer = Transformer(self.config, weights, context, margin=self.chunk)
+        sizes = context, self.chunk
+        self._adapted = (
+            AdaptedTransformer(self.config, weights, *sizes, adapters) if adapters else None
+        )
+        self._strengths = [(0.0,) * len(adapters)] * slots
+        transformer = self._adapted or Transformer(self.config, weights, *sizes)
         self._rows = [
             empty_rows(self.config, layer, context + self.chunk, slots)
             for layer in self.config.layers
@@ -137,6 +145,8 @@ class JitExecutor:
                 f"{len(tokens)} tokens at {position} of slot {slot} in a context of {self.context}"
             )
         at = self._slot("slot", slot)
+        if self._adapted is not None:
+            self._adapted.adapt(self._strengths[slot])
         logits: list[NDArray[np.float32]] = []
         for begin in range(0, len(tokens), self.chunk):
             piece = list(tokens[begin : begin + self.chunk])
@@ -164,6 +174,9 @@ class JitExecutor:
         for begin in range(0, length, self.chunk):
             for rows in self._rows:
                 self._copies[rows.shape](rows, origin, end, self._start(begin))
+
+    def adapt(self, slot: int, strengths: Sequence[float]) -> None:
+        self._strengths[slot] = tuple(strengths)
 
     def close(self) -> None:
         self._steps.clear()

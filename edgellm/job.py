@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from edgellm.batch import Part
 from edgellm.channel import Priority
-from edgellm.session import Session, Slot
+from edgellm.session import Session, Slot, common_prefix
 
 if TYPE_CHECKING:
     from edgellm.answer import Answer
@@ -58,6 +58,16 @@ class Job:
         """Those of its tokens that may come from elsewhere than its own steps: the last one is
         always fed, for what follows is drawn from its logits."""
         return self.generation.tokens[:-1]
+
+    def held(self, slot: Slot) -> int:
+        """How many of its leading tokens a slot holds, computed with the same adapters."""
+        same = slot.strengths == self.generation.strengths
+        return common_prefix(slot.tokens, self.fixed) if same else 0
+
+    def like(self, other: Job) -> int:
+        """How many of its leading tokens another job has, too, for the same adapters."""
+        same = other.generation.strengths == self.generation.strengths
+        return common_prefix(other.generation.tokens, self.fixed) if same else 0
 
     def part(self, count: int) -> Part:
         """The next `count` tokens that its slot lacks."""

@@ -114,14 +114,17 @@ class Transformer:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores of every token (..., V) from the last layer's output (..., D)."""
-        tied = "output.weight" not in self.top
-        weight = self.top["token_embd.weight" if tied else "output.weight"]  # (V, D)
-        (scores,) = self.products(hidden, [weight])
+        scores = self.scores(hidden)
         if self.config.logit_scale != 1:
             scores = scores / self.config.logit_scale
         if "output.bias" in self.top:
             scores = scores + self.top["output.bias"]
         return softcap(scores, self.config.logit_softcap)
+
+    def scores(self, hidden: Tensor) -> Tensor:
+        tied = "output.weight" not in self.top
+        weight = self.top["token_embd.weight" if tied else "output.weight"]  # (V, D)
+        return self.products(hidden, [weight])[0]
 
     def block(
         self,

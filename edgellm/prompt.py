@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from edgellm.session import Message
+
+INVISIBLE = "\u200b"
+"""Zero-width space: breaks up a special token written out in a user's text."""
+
+
+def breaker(control: Collection[str]) -> Callable[[str], str]:
+    """A function that breaks up the texts of `control` wherever they stand in another."""
+    longest_first = sorted(control, key=len, reverse=True)
+    pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+    return lambda text: pattern.sub(lambda match: match[0][0] + INVISIBLE + match[0][1:], text)
 
 
 def fit(

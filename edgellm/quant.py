@@ -67,7 +67,8 @@ def dequantise(name: str, data: Bytes, shape: Sequence[int]) -> Floats:
 
 
 def quantise(name: str, values: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """Blocks of type "F32", "F16", "Q8_0" or "Q4_0", as bytes in row-major order.
+    """Blocks of type "F32", "F16", "BF16", "Q8_0" or "Q4_0", as bytes in row-major order; for more
+    types see `edgellm.quantiser`.
 
     The last dimension of `values` must be a multiple of the block's length.
     """
@@ -317,6 +318,13 @@ def _pack_plain(rows: Floats, out: Blocks) -> None:
     out["x"] = rows[:, 0]
 
 
+def _pack_bf16(rows: Floats, out: Blocks) -> None:
+    bits = np.ascontiguousarray(rows[:, 0]).view(np.uint32)
+    # Half of what is cut off, and the last bit kept: to nearest, ties to even. NaN stays NaN.
+    rounded = bits + (0x7FFF + (bits >> 16 & 1)) >> 16
+    out["x"] = np.where(np.isnan(rows[:, 0]), bits >> 16 | 0x40, rounded)
+
+
 def _pack_q8_0(rows: Floats, out: Blocks) -> None:
     d = np.abs(rows).max(axis=1) / np.float32(127)
     inverse = np.where(d == 0, np.float32(0), np.float32(1) / d)
@@ -340,6 +348,7 @@ def _pack_q4_0(rows: Floats, out: Blocks) -> None:
 PACKERS: dict[str, Callable[[Floats, Blocks], None]] = {
     "F32": _pack_plain,
     "F16": _pack_plain,
+    "BF16": _pack_bf16,
     "Q8_0": _pack_q8_0,
     "Q4_0": _pack_q4_0,
 }

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgellm import (
+    adapter_choice,
     backend_choice,
     bundle,
     bundle_cache,
@@ -25,13 +26,14 @@ from edgellm import (
 from edgellm.backend_choice import AUTO, Chosen
 from edgellm.bundle import Bundle
 from edgellm.checkpoint import Checkpoint
-from edgellm.errors import BackendError, EdgeError, FormatError, UsageError
+from edgellm.errors import BackendError, FormatError, UsageError
 from edgellm.executor import KV
 from edgellm.key_folder import KeyFolder
 from edgellm.keys import MAX_CONTEXT
 from edgellm.sampling import Sampling
 
 if TYPE_CHECKING:
+    from edgellm.adapter import Adapter
     from edgellm.checkpoint import ModelFile
     from edgellm.config import Config
     from edgellm.executor import Backend, Executor, Progress
@@ -52,11 +54,14 @@ class Model:
         executor: Executor,
         reopen: Callable[[int], Executor] | None = None,
         chosen: Chosen | None = None,
+        adapters: Sequence[Adapter] = (),
     ) -> None:
         """`reopen` makes an executor with a longer context, for prompts that need one."""
         self.file = file
         self.chosen = chosen or Chosen("in use", "")
         """The backend that runs it, and why."""
+        self.adapters = {adapter.name: adapter.digest() for adapter in adapters}
+        """The names of the adapters that it was loaded with, and a hash of each."""
         self.tokenizer = tokenizer
         self._slot = generation.SingleSlot(executor)
         self._reopen = reopen
@@ -71,8 +76,8 @@ class Model:
         """What the forward pass depends on: widths, layers, norms, positions."""
         return self.file.config
 
-    def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
-        """Scores of every token after each of `ids`, (len(ids), vocab).
+    def logits(self, ids: Sequence[int], adapter: str | None = None) -> NDArray[np.float32]:
+        """Scores of every token after each of `ids`, (len(ids), vocab); `adapter` as in `generate`.
 
         Raises ContextError if there are more ids than the context holds, UsageError for none or
         for ids outside the vocabulary.
@@ -80,7 +85,7 @@ class Model:
         ids = self._prompt(ids)
         with self._slot.turn:
             generation.check_prompt(self.executor, ids)
-            return self._slot.every(ids)
+            return self._slot.every(ids, adapter_choice.strengths(adapter, self.adapters))
 
     def generate(
         self,
@@ -89,6 +94,7 @@ class Model:
         temperature: float = 0.0,
         seed: int | None = None,
         stop: str | Sequence[str] | None = None,
+        adapter: str | None = None,
         **sampling: Any,
     ) -> Iterator[Piece]:
         """Continue a prompt; yields pieces with .token and .text, the last with .done, statistics.
@@ -96,6 +102,7 @@ class Model:
         Text becomes tokens with the model's bos (once, if the text begins with it already), control
         tokens written out in it included. Without `max_tokens` the answer may fill the context; it
         ends before any of the `stop` texts. Answers may be drawn in turns; each stays what it is.
+        `adapter` chooses adapters ("pirate:0.5,terse"); see `edgellm.adapter_choice`.
         `sampling` takes the fields of `edgellm.sampling.Sampling`. Raises UsageError for others,
         ContextError if the prompt is longer than the context.
         """
@@ -111,6 +118,7 @@ class Model:
             Sampling(temperature=temperature, seed=seed, **sampling),
             max_tokens=-1 if max_tokens is None else max_tokens,
             stop=(stop,) if isinstance(stop, str) else stop or (),
+            strengths=adapter_choice.strengths(adapter, self.adapters),
         )
 
     def close(self) -> None:
@@ -147,6 +155,8 @@ def load(
     kv: KV | None = None,
     device: str = AUTO,
     force: bool = False,
+    adapters: Sequence[str | os.PathLike[str]] = (),
+    any_base: bool = False,
     progress: Progress | None = None,
 ) -> Model:
     """Open a bundle, a GGUF file or a Hugging Face folder (None: the built-in model), ready to run.
@@ -157,13 +167,15 @@ def load(
     for (of longrope models, before its stretching), within 512 and 4096, and grows with a longer
     prompt. `threads` compute, and `kv` says how keys and values are kept ("int8" halves the memory
     of "f16"): by default what the backend finds best. `device` "auto" is, of the backends that the
-    board's profile allows, the one that measures fastest.
+    board's profile allows, the one that measures fastest. `adapters` are files of LoRA, as FILE or
+    FILE:STRENGTH; one that was made for another model is refused unless `any_base` is set.
 
     Raises FormatError or UnsupportedError for a file that can't be run, TrustError for a bundle by
     somebody who isn't trusted, UsageError for a bad argument, BackendError if there is no such
     device or no compiler, FitError if the machine hasn't memory enough left (with `force` it is
     tried all the same), or room on the disk.
     """
+    device = backend_choice.adapting(device, backend) if adapters else device
     file, vocabulary = read(path, exact=exact, device=device)
     return start(
         file,
@@ -175,6 +187,8 @@ def load(
         kv=kv,
         device=device,
         force=force,
+        adapters=adapters,
+        any_base=any_base,
         progress=progress,
     )
 
@@ -209,8 +223,7 @@ def _opened(path: Path, exact: bool, device: str) -> Checkpoint | Bundle:
             raise UsageError(f"{path}: a bundle has no exact mode; give the model's own file")
         return bundle.open(path)
     if not exact and path.exists():
-        device = wanted_device(device)
-        chosen = _kept_choice(path) if device == AUTO else Chosen(device, "")
+        chosen = backend_choice.still_usable(path, backend, device)
         if chosen is not None:
             found = bundle_cache.find(bundle_cache.place(path, backend(chosen.backend)))
             if found is not None:
@@ -231,6 +244,8 @@ def start(
     kv: KV | None = None,
     device: str = AUTO,
     force: bool = False,
+    adapters: Sequence[str | os.PathLike[str]] = (),
+    any_base: bool = False,
     progress: Progress | None = None,
 ) -> Model:
     """Run what `read` has opened; arguments and errors are those of `load`."""
@@ -242,12 +257,14 @@ def start(
 
     def check(positions: int) -> None:
         if not force:
-            kept = kv or plan.usual_kv(wanted_device(device))
+            kept = kv or plan.usual_kv(backend_choice.wanted(device))
             plan.check(file, context=positions, slots=slots, kv=kept, exact=exact)
 
     check(context_for(file, context))
     choice = _chosen(file, device, exact, lambda model, one: _built(model, one, progress))
     chosen, ready = backend(choice.backend), file
+    loaded = adapter_choice.load(adapters, file, chosen, any_base=any_base)
+    adapted: dict[str, Any] = {"adapters": loaded} if loaded else {}
     if isinstance(file, Checkpoint) and not exact:
         ready = _built(file, chosen, progress)
     if isinstance(ready, Bundle):
@@ -258,9 +275,17 @@ def start(
         with backend_choice.named(chosen.name), memory.fitting(ready.path):
             if isinstance(ready, Bundle):
                 return chosen.open(
-                    ready, context=wanted, slots=slots, threads=threads, kv=kv, progress=progress
+                    ready,
+                    context=wanted,
+                    slots=slots,
+                    threads=threads,
+                    kv=kv,
+                    progress=progress,
+                    **adapted,
                 )
-            return chosen.reference(ready, context=wanted, slots=slots, progress=progress)
+            return chosen.reference(
+                ready, context=wanted, slots=slots, progress=progress, **adapted
+            )
 
     def longer(needed: int) -> Executor:
         # By doubling, for the longer prompts that may follow; the file's own length is a stop.
@@ -270,7 +295,7 @@ def start(
         return open(positions)
 
     fixed = context is not None or ready.config.position == "learned"
-    return Model(ready, tokenizer, open(context), None if fixed else longer, choice)
+    return Model(ready, tokenizer, open(context), None if fixed else longer, choice, loaded)
 
 
 def _chosen(
@@ -283,11 +308,11 @@ def _chosen(
     time; a bundle names its own."""
     if device == AUTO and isinstance(file, Bundle):
         return Chosen(file.backend, "the bundle is built for it")
-    device = wanted_device(device)
+    device = backend_choice.wanted(device)
     if device != AUTO or isinstance(file, Bundle):
         return Chosen(device, "as was asked for")
     path = Path(file.path)
-    if kept := _kept_choice(path):
+    if kept := backend_choice.still_usable(path, backend):
         return kept
     may = backend_choice.allowed()
     names = backend_choice.usable(may, backend) if len(may) > 1 else may
@@ -305,22 +330,6 @@ def _chosen(
         chosen = backend_choice.fastest(names, measured)
     backend_choice.remember(path, chosen)
     return chosen
-
-
-def wanted_device(device: str) -> str:
-    """The device; for "auto" that in the environment, if there is one."""
-    return os.environ.get("EDGELLM_DEVICE") or AUTO if device == AUTO else device
-
-
-def _kept_choice(path: Path) -> Chosen | None:
-    """The backend chosen before, unless it can't be used any more."""
-    kept = backend_choice.remembered(path)
-    if kept is not None:
-        try:
-            backend(kept.backend)
-        except EdgeError:
-            return None
-    return kept
 
 
 def _built(file: Checkpoint, chosen: Backend, progress: Progress | None) -> Bundle:
@@ -377,7 +386,7 @@ def backend(device: str, *, here: bool = True) -> Backend:
     Raises BackendError if no plugin has it, or, unless it is only to build for elsewhere, it can't
     run here.
     """
-    device = wanted_device(device)
+    device = backend_choice.wanted(device)
     if device == AUTO:
         device = backend_choice.usable(backend_choice.allowed(), backend)[0]
     found: Backend | None = plugins.ask("backend", device=device)

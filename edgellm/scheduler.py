@@ -41,7 +41,7 @@ from edgellm.errors import BackendError, BusyError, EdgeError
 from edgellm.generation import Generation, Piece
 from edgellm.job import Job
 from edgellm.runner import Replaced, Runner, Watch
-from edgellm.session import Session, Slot, common_prefix
+from edgellm.session import Session, Slot
 
 if TYPE_CHECKING:
     from edgellm.executor import Executor
@@ -121,6 +121,7 @@ class Scheduler:
             request.reply,
             request.keep,
             request.grammar,
+            request.strengths,
         )
         number = next(self._counter) if after is None else after.number
         answer = session.answer = Answer(session, generation, self._stopped, tell, number)
@@ -272,28 +273,28 @@ class Scheduler:
 
     async def _admit(self, job: Job) -> None:
         """Give the job a slot that holds as much of its prompt as possible."""
-        session, prompt = job.session, job.fixed
+        session = job.session
         at_home = session.slot is not None
-        slot = session.slot or self._choose(prompt)
+        slot = session.slot or self._choose(job)
         if slot.owner is not None:
             slot.owner.slot = None
         slot.owner, session.slot = session, slot
         slot.used = next(self._counter)
-        held = common_prefix(slot.tokens, prompt)
+        held, slot.strengths = job.held(slot), job.generation.strengths
         del slot.tokens[held if at_home else self._cut(held) :]
 
-        job.leader, job.shared = self._leader(job, prompt)
+        job.leader, job.shared = self._leader(job)
         job.admit(slot)
         self._running.append(job)
         if job.leader is None:
             await self._share(job)
 
-    def _choose(self, prompt: list[int]) -> Slot:
+    def _choose(self, job: Job) -> Slot:
         """The slot nobody owns that holds most of the prompt, else the least recently used one."""
         idle = self._idle_slots()
         free = [slot for slot in idle if slot.owner is None]
         if free:
-            return max(free, key=lambda slot: (common_prefix(slot.tokens, prompt), -slot.used))
+            return max(free, key=lambda slot: (job.held(slot), -slot.used))
         return min(idle, key=lambda slot: slot.used)
 
     def _cut(self, length: int) -> int:
@@ -303,14 +304,13 @@ class Scheduler:
 
     # Share
 
-    def _leader(self, job: Job, prompt: list[int]) -> tuple[Job | None, int]:
+    def _leader(self, job: Job) -> tuple[Job | None, int]:
         """Who is computing a beginning of the prompt that is worth waiting for, and its length."""
-        leader, longest = None, WORTHWHILE - 1
-        longest += max(common_prefix(slot.tokens, prompt) for slot in self._slots)
+        leader, longest = None, max(map(job.held, self._slots)) + WORTHWHILE - 1
         for other in self._running:
             if other.waits_for(job):  # since before the job had to give way, this very turn
                 continue
-            shared = self._cut(common_prefix(other.generation.tokens, prompt))
+            shared = self._cut(job.like(other))
             if shared > longest and other.priority <= job.priority and self._leads(other, shared):
                 leader, longest = other, shared
         return leader, longest
@@ -327,11 +327,11 @@ class Scheduler:
 
     async def _share(self, job: Job) -> None:
         """Copy what another slot holds of the job's tokens and its own doesn't."""
-        prompt, slot = job.fixed, job.slot
+        slot = job.slot
         if slot is None:
             return
-        best = max(self._slots, key=lambda other: common_prefix(other.tokens, prompt))
-        shared = self._cut(common_prefix(best.tokens, prompt))
+        best = max(self._slots, key=job.held)
+        shared = self._cut(job.held(best))
         if shared >= len(slot.tokens) + WORTHWHILE:
             slot.tokens.clear()
             try:
@@ -341,7 +341,7 @@ class Scheduler:
             except Exception as error:
                 job.answer.fail(error)
                 return
-            slot.tokens += prompt[:shared]
+            slot.tokens += job.fixed[:shared]
         if not job.generation.drawn:
             job.generation.cached_tokens = len(slot.tokens)
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import functools
 import logging
-import re
 import secrets
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from edgellm import prompt
+from edgellm import adapter_choice, prompt
 from edgellm.answer import Request
 from edgellm.channel import Answer, Entry, Priority
 from edgellm.errors import StaleError, UnknownError, UsageError
@@ -37,8 +36,6 @@ log = logging.getLogger(__name__)
 
 MOST = 10**9
 """Tokens of an answer, and seconds until it ends: more is the same."""
-INVISIBLE = "\u200b"
-"""Zero-width space: breaks up a special token written out in a user's text."""
 
 
 class Conversations:
@@ -80,6 +77,7 @@ class Conversations:
         store: SessionStore | None = None,
         fingerprint: Callable[[], str] = str,
         notices: Notices | None = None,
+        adapters: Sequence[str] = (),
     ) -> None:
         """An answer that fills the context ends, or goes on with `roll`: of what came before it,
         the first `keep` tokens stay (negative: the prompt; None: bos and the system message) and
@@ -88,7 +86,7 @@ class Conversations:
 
         Sessions that devices have entered are kept in `store`, else in memory. `fingerprint` tells
         the model, and what else decides its answers, from others: an answer that was interrupted
-        goes on only where it is the same."""
+        goes on only where it is the same. `adapters` names those that the model has."""
         self._scheduler = scheduler
         self._tokenizer = tokenizer
         self._render = render
@@ -99,7 +97,7 @@ class Conversations:
         self._roll = roll
         self._keep = keep
         # Also for those who have no tools: a prompt doesn't depend on what others declare.
-        self._control = _any_of({*filter(None, control), *call_form.MARKS})
+        self._harmless = prompt.breaker({*filter(None, control), *call_form.MARKS})
         if render is not None:
             self._form = functools.cache(lambda: call_form.choose(render, template))
         self._grammars = Grammars(tokenizer)
@@ -108,6 +106,7 @@ class Conversations:
         self._sessions: dict[str, Session] = {}
         self._registry = SessionRegistry(store, self._is_idle, self._drop)
         self._fingerprint = fingerprint
+        self._adapters = tuple(adapters)
         self._closing = False
         self._dropped = 0
 
@@ -132,6 +131,7 @@ class Conversations:
         number: int | None = None,
         max_tokens: int | None = None,
         schema: Mapping[str, object] | None = None,
+        adapter: str | None = None,
     ) -> Answer:
         """See `Service.ask`. Raises ContextError if even the newest turn alone is too long."""
         conversation = self._session(session)
@@ -139,6 +139,7 @@ class Conversations:
             return self._known(conversation, number, priority)
         if text is None:
             raise UnknownError(f"question {number} isn't known; ask it with its text")
+        adapter_choice.strengths(adapter, self._adapters)
         self._scheduler.check_room(conversation, priority)
         self._settle(conversation)
         if number is None:
@@ -158,6 +159,7 @@ class Conversations:
             past=0,
             call=conversation.calls + 1,
             time=self._registry.now,
+            adapter=adapter,
         )
         return self._begin(conversation, asked, priority)
 
@@ -280,6 +282,7 @@ class Conversations:
             priority=priority,
             deadline_s=asked.deadline_s,
             grammar=form,
+            strengths=adapter_choice.strengths(asked.adapter, self._adapters),
         )
         turn_log = None
         if conversation.name in self._registry:
@@ -384,16 +387,8 @@ class Conversations:
             text = form.prompt(self._render, messages, declared, self._harmless)
         return prompt_ids(self._tokenizer, text, parse_special=self._render is not None)
 
-    def _harmless(self, text: str) -> str:
-        return self._control.sub(lambda match: match[0][0] + INVISIBLE + match[0][1:], text)
-
 
 def _tool(declared: object) -> Tool:
     from edgellm.tools.tool import Tool  # most conversations have none
 
     return Tool.check(declared)
-
-
-def _any_of(texts: Collection[str]) -> re.Pattern[str]:
-    longest_first = sorted(texts, key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")

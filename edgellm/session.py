@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 if TYPE_CHECKING:
+    from edgellm.adapter_choice import Strengths
     from edgellm.answer import Answer
     from edgellm.tools.grammar import Grammar
     from edgellm.tools.tool import Tool
@@ -37,6 +38,8 @@ class Slot:
     tokens: list[int] = field(default_factory=list)
     """Token by token, the positions that are filled. They stay when the owner leaves, so that a
     prompt that begins alike needn't be computed again."""
+    strengths: Strengths = ()
+    """Of the executor's adapters, with which they were computed."""
     owner: Session | None = None
     used: int = 0
     """When an answer last began here, by a counter: clocks may jump."""

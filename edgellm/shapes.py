@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from edgellm import gguf, quant
 from edgellm.errors import EdgeError, UsageError
+from edgellm.mixture import takes_more_bits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,7 +215,7 @@ def tensors(shape: Shape, file_type: str) -> list[RandomTensor]:
         found.append(matrix("output.weight", shape.vocab, dim, quantised))
     for index in range(shape.layers):
         block = f"blk.{index}."
-        fine = is_mixture and _is_fine(index, shape.layers)
+        fine = is_mixture and takes_more_bits(index, shape.layers)
         found += [
             vector(f"{block}attn_norm.weight", dim, 1.0),
             matrix(f"{block}attn_q.weight", dim, dim, False, 2.0),
@@ -230,13 +231,6 @@ def tensors(shape: Shape, file_type: str) -> list[RandomTensor]:
             sizes = {"q": dim, "k": key, "v": key}
             found += [vector(f"{block}attn_{part}.bias", sizes[part], 0.0) for part in sizes]
     return found
-
-
-def _is_fine(index: int, layers: int) -> bool:
-    """Whether a layer is one of those that get more bits: the first and last eighth, and every
-    third between them."""
-    eighth = layers // 8
-    return index < eighth or index >= 7 * layers // 8 or (index - eighth) % 3 == 2
 
 
 def _matrix_type(file_type: str, columns: int, fine: bool) -> str:

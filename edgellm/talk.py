@@ -41,6 +41,7 @@ class Talk:
         priority: Priority,
         secret: bytes | None,
         handshake: float,
+        adapter: str | None,
     ) -> None:
         """See `Connection`."""
         self.refused = 0
@@ -52,6 +53,7 @@ class Talk:
         self._priority = priority
         self._secret = secret
         self._handshake = handshake
+        self._adapter = adapter
         self._known = secret is None
         self._lines = Lines(blank=service.continues)
         self._rate = 0
@@ -155,7 +157,9 @@ class Talk:
             case Question(text):
                 if self._answer is not None:
                     raise BusyError(1, RETRY_MS)
-                self._answer = self._service.ask(self._session, text, self._priority)
+                self._answer = self._service.ask(
+                    self._session, text, self._priority, adapter=self._adapter
+                )
                 self._stopped = False
                 lines.begin()
                 self._delivery = self._tasks.create_task(self._deliver(self._answer))

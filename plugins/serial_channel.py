@@ -4,6 +4,7 @@ The URLs and their options are those of `edgellm.wire.serial_url`, and these:
 
     write_timeout=30             seconds that the device may take too little of what is sent
     priority=device              or person, batch: whose questions go before whose
+    adapter=NAME                 of questions that choose none; see edgellm.adapter_choice
 
 A port that isn't there yet, or is unplugged, is waited for. The kernel may give it another number
 when it comes back: a name under /dev/serial/by-id leads to it all the same, and behind a plain name
@@ -45,7 +46,7 @@ from edgellm.wire.serial_wire import CHUNK, FileWire, PortWire
 
 log = logging.getLogger(__name__)
 
-KNOWN = {"write_timeout": "30", "priority": "device"}
+KNOWN = {"write_timeout": "30", "priority": "device", "adapter": ""}
 RETRY = 0.2
 """Seconds between two attempts to open a port: a board that is plugged in is served at once."""
 REPLACED = 5.0
@@ -70,6 +71,7 @@ class SerialChannel:
         patience = number(url, "write_timeout", options["write_timeout"], 0.01, 1e6)
         self._timeout = patience + CHUNK * 10 / self._line.baud
         self._priority = priority(url, options["priority"])
+        self._adapter = options["adapter"] or None
         self._settings: dict[str, Any] = {"timeout": serial_wire.POLL, "exclusive": True}
         if self._line.scheme != "rfc2217":  # it gives up after 5 s of its own
             self._settings["write_timeout"] = self._timeout
@@ -90,7 +92,12 @@ class SerialChannel:
                 if framed:  # it may not know that the line was gone, and wait
                     await wire.write(say_hello())
                 connection = Connection(
-                    filtered, service, name, priority=self._priority, baud=self._line.baud
+                    filtered,
+                    service,
+                    name,
+                    priority=self._priority,
+                    baud=self._line.baud,
+                    adapter=self._adapter,
                 )
                 await connection.run()
                 self._tell("closed at the other end")

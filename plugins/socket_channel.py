@@ -8,6 +8,7 @@ Port 0 lets the system choose; what was chosen is told on standard error. Option
     idle=3600           seconds without a line or a frame after which a client is let go; 0: never
     write_timeout=30    seconds that a client may take too little of what is sent to it
     priority=person     or device, batch: whose questions go before whose
+    adapter=NAME        of questions that choose none; see edgellm.adapter_choice
     token=FILE          the secret that a client must know; the file is its owner's alone (mode
                         0600). For tcp, the variable EDGELLM_TOKEN does the same
     handshake=5         with a token, seconds that a client has for proving that it knows it; people
@@ -59,6 +60,7 @@ KNOWN = {
     "idle": "3600",
     "write_timeout": "30",
     "priority": "person",
+    "adapter": "",
     "token": "",
     "handshake": "5",
     "backoff": "60",
@@ -97,6 +99,7 @@ class SocketChannel:
         self._handshake = number(url, "handshake", options["handshake"], 0.01, 1e6)
         self._back_off = BackOff(number(url, "backoff", options["backoff"], 0, 1e6))
         self._priority = priority(url, options["priority"])
+        self._adapter = options["adapter"] or None
         self._names = itertools.count(1)
         self._connected = 0
         self._leaving = 0
@@ -150,6 +153,7 @@ class SocketChannel:
             self._priority,
             secret=self._secret,
             handshake=self._handshake if self._secret else 0,
+            adapter=self._adapter,
         )
         try:
             await connection.run()

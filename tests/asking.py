@@ -35,5 +35,6 @@ def alone(request: Request, **executor: int) -> str:
         request.max_tokens,
         request.stop,
         keep=request.keep,
+        strengths=request.strengths,
     )
     return "".join(piece.text for piece in pieces)

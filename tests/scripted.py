@@ -172,6 +172,7 @@ class ScriptedService:
         number: int | None = None,
         max_tokens: int | None = None,
         schema: Mapping[str, object] | None = None,
+        adapter: str | None = None,
     ) -> ScriptedAnswer:
         numbered = self._numbered.setdefault(session, {})
         if number in numbered:
@@ -188,6 +189,7 @@ class ScriptedService:
             self._newest[session] = number
         self.asked.append((session, text))
         options = {"deadline_s": deadline_s, "max_tokens": max_tokens, "schema": schema}
+        options["adapter"] = adapter
         self.options.append({name: value for name, value in options.items() if value is not None})
         self.priorities.append(priority)
         self.answers.append(answer)

@@ -110,6 +110,18 @@ def test_target_modules_are_named_as_people_name_them(llama: Checkpoint, tmp_pat
     assert config["target_modules"] == ["model.layers.1.self_attn.q_proj"]
 
 
+def test_the_head_has_the_name_that_transformers_has_come_to_give_it(tmp_path: Path) -> None:
+    base = checkpoint.open(MODELS / "gpt_neox")
+    made = random_adapter(base)
+    made = replace(made, matrices={"output.weight": made.matrices["output.weight"]})
+    adapter.write_peft(tmp_path / "peft", made, base)
+    stored, notes = safetensors.read_with_notes(tmp_path / "peft" / "adapter_model.safetensors")
+    assert set(stored) == {f"base_model.model.lm_head.lora_{part}.weight" for part in "AB"}
+    older = {name.replace("lm_head", "embed_out"): one.float32() for name, one in stored.items()}
+    safetensors.write(tmp_path / "peft" / "adapter_model.safetensors", older, notes)
+    assert_same(adapter.read(tmp_path / "peft", base), made)
+
+
 def test_the_change_is_b_times_a_scaled() -> None:
     matrix = LowRank(np.float32([[1, 2]]), np.float32([[3], [5]]), 0.5)
     np.testing.assert_array_equal(matrix.change(), np.float32([[1.5, 3], [2.5, 5]]))

@@ -194,11 +194,13 @@ def test_options_of_a_question() -> None:
         service = ScriptedService()
         async with connect(service) as peer:
             schema = {"type": "object"}
-            peer.say(Ask(1, 0, "hi", {"deadline": 2.5, "max_tokens": 9, "schema": schema}))
+            options = {"deadline": 2.5, "max_tokens": 9, "schema": schema, "adapter": "terse"}
+            peer.say(Ask(1, 0, "hi", options))
             await peer.answer()
-            assert service.options == [{"deadline_s": 2.5, "max_tokens": 9, "schema": schema}]
+            options["deadline_s"] = options.pop("deadline")
+            assert service.options == [options]
             wrong = [{"deadline": 0}, {"deadline": True}, {"max_tokens": 0}, {"max_tokens": 1.5}]
-            wrong += [{"schema": []}, {"schema": "x"}, {"tempo": 1}]
+            wrong += [{"schema": []}, {"schema": "x"}, {"adapter": 1}, {"tempo": 1}]
             for number, options in enumerate(wrong, 2):
                 peer.say(Ask(number, 0, "hi", options))
                 failed = await peer.next(Failed)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from toy_executor import BOS, EOS, ToyExecutor, ToyTokenizer
+from toy_executor import BOS, EOS, ToyExecutor, ToyTokenizer, adapted
 
 import edgellm
 from edgellm import checkpoint
@@ -82,7 +82,8 @@ def alone(request: Request, context: int, ends: int) -> tuple[str, str]:
     tokens, text, drawn = list(request.tokens), "", 0
     keep = min(request.keep or 0, context // 2)
     while request.max_tokens < 0 or drawn < request.max_tokens:
-        token = sampler.sample(model._logits(np.array(tokens)), tokens)
+        logits = model._logits(adapted(np.array(tokens), request.strengths))
+        token = sampler.sample(logits, tokens)
         tokens, drawn = [*tokens, token], drawn + 1
         if token == EOS:
             return text, "stop"
@@ -172,6 +173,7 @@ class Story:
             keep=random.choice([None, None, 0, 1, 20, 99]),
             priority=random.choice(list(Priority)),
             deadline_s=random.choice([None, None, None, 0.05, 0.5]),
+            strengths=random.choice([(0.0,), (0.0,), (0.5,), (1.0,)]),
         )
 
     def visit(self, session: Session, requests: Iterator[Request]) -> None:

@@ -56,6 +56,7 @@ REQUESTS = st.builds(
     sampling=st.builds(Sampling, temperature=st.sampled_from([0.0, 1.5]), seed=st.integers(0, 9)),
     max_tokens=st.integers(0, 12),
     stop=st.lists(st.text("ab!", min_size=1, max_size=2), max_size=2).map(tuple),
+    strengths=st.sampled_from([(0.0,), (0.5,), (1.0,)]),
 )
 
 
@@ -224,6 +225,25 @@ def test_a_newcomer_gets_the_slot_that_somebody_left_with_the_same_beginning() -
             scheduler.release(session)
         assert done.cached_tokens == 65
         assert {slots for _, slots, _ in executor.record} == {(0,)}
+
+    serve(executor, test)
+
+
+def test_what_was_computed_with_other_adapters_is_never_reused() -> None:
+    executor = ToyExecutor(slots=3)
+
+    async def test(scheduler: Scheduler) -> None:
+        session, texts = Session("a"), []
+        for strengths in ((0.0,), (1.0,), (0.5,), (1.0,)):
+            request = Request(LONG, GREEDY, 4, strengths=strengths)
+            text, done = await collect(scheduler.submit(session, request))
+            texts.append(text)
+            assert (text, done.cached_tokens) == (alone(request), 0)
+        assert texts[1] == texts[3]
+        assert len(set(texts)) == 3
+        request = Request([*LONG, 65], GREEDY, 4, strengths=(1.0,))
+        _, done = await collect(scheduler.submit(Session("b"), request))
+        assert done.cached_tokens == len(LONG)
 
     serve(executor, test)
 

@@ -17,7 +17,7 @@ from toy_executor import BOS, EOS, TURN, VOCAB, ToyExecutor, ToyTokenizer
 import edgellm
 from edgellm.answer import Answer
 from edgellm.channel import Done, Priority, Text
-from edgellm.errors import BackendError, BusyError, ContextError
+from edgellm.errors import BackendError, BusyError, ContextError, UsageError
 from edgellm.generation import SingleSlot, generate
 from edgellm.prompt import continued
 from edgellm.sampling import Sampling
@@ -28,6 +28,22 @@ from edgellm.tools.tool import Tool
 
 GREEDY = Sampling(temperature=0)
 BROKEN = "\x01"
+
+
+def test_an_answer_is_computed_with_the_adapters_that_were_chosen() -> None:
+    async def test(service: Conversations) -> None:
+        texts = {}
+        for choice in (None, "a", "a:0.5", "none", "a,b"):
+            session = f"session {choice}"
+            texts[choice], done = await collect(service.ask(session, "hello", adapter=choice))
+            # What others have computed of the same prompt serves only with the same adapters.
+            assert bool(done.cached_tokens) == (choice == "a,b")
+        assert texts[None] == texts["a,b"]
+        assert len(set(texts.values())) == 4
+        with pytest.raises(UsageError, match="no adapter is called 'c'; there are a, b"):
+            service.ask("new", "hello", adapter="c")
+
+    serve(test, ToyExecutor(context=256, slots=5), adapters=["a", "b"])
 
 
 def chat(messages: Sequence[Message]) -> str:

@@ -573,6 +573,7 @@ def test_what_decides_an_answer_is_told_from_what_does_not(
         parser = argparse.ArgumentParser()
         for add in (options.add_model, options.add_running, options.add_conversation):
             add(parser)
+        options.add_adapters(parser)
         options.add_sampling(parser)
         parsed = parser.parse_args([str(model), "-c", "64", *given])
         with host.load(parsed) as loaded:

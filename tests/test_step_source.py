@@ -16,7 +16,7 @@ from edgellm_backends.cpu.calls import CALL, CallTable
 from edgellm_backends.cpu.engine import Engine, Step
 from edgellm_backends.cpu.step_source import step_source
 
-KERNELS = [library.KERNELS / f"{name}.c" for name in ("engine", "choice", "half", "slots")]
+KERNELS = [library.KERNELS / f"{name}.c" for name in ("engine", "choice", "half", "slots", "adapt")]
 VECTORS = "typedef float float4 __attribute__((aligned(16),ext_vector_type(4)));\n"
 WIDTH = 5  # rows begin where no vector may, in tinygrad's eyes
 

@@ -36,6 +36,7 @@ class ToyExecutor:
         self.context, self.slots, self.max_rows = context, slots, rows
         self.ends, self.chunk = ends, chunk
         self.memory = np.full((slots, context), POISON)
+        self.strengths: list[tuple[float, ...]] = [()] * slots
         self.record: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = []
         """Call, slots, tokens fed (copied) to each."""
         self.closed = False
@@ -101,8 +102,14 @@ class ToyExecutor:
         self._enter("copy", [source, target], [length])
         assert source != target
         assert (self.memory[source, :length] != POISON).all()
+        self.strengths[target] = self.strengths[source]
         self.memory[target] = POISON
         self.memory[target, :length] = self.memory[source, :length]
+
+    def adapt(self, slot: int, strengths: Sequence[float]) -> None:
+        if self.strengths[slot] != tuple(strengths):
+            self.memory[slot] = POISON
+            self.strengths[slot] = tuple(strengths)
 
     def close(self) -> None:
         self._enter("close", [], [])
@@ -124,7 +131,10 @@ class ToyExecutor:
         held[position] = token
 
     def _rows(self, places: Sequence[tuple[int, int]]) -> NDArray[np.float32]:
-        rows = [self._logits(self.memory[slot, : position + 1]) for slot, position in places]
+        rows = [
+            self._logits(adapted(self.memory[slot, : position + 1], self.strengths[slot]))
+            for slot, position in places
+        ]
         return np.array(rows, np.float32).reshape(len(rows), VOCAB)
 
     def _logits(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -134,6 +144,11 @@ class ToyExecutor:
         if self.ends and seed // len(CHOICES) % self.ends == 0:
             logits[EOS] = 100
         return logits
+
+
+def adapted(tokens: NDArray[np.int64], strengths: Sequence[float]) -> NDArray[np.int64]:
+    """What the logits are a hash of where there are adapters."""
+    return np.concatenate([np.array(strengths).view(np.int64), tokens]) if strengths else tokens
 
 
 class ToyTokenizer:

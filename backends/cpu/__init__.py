@@ -11,11 +11,14 @@ from edgellm.hookspecs import hookimpl
 from . import target as processors
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from edgellm.adapter import Adapter
     from edgellm.board_profile import Board
     from edgellm.bundle import Bundle
     from edgellm.bundle_writer import BundleWriter
     from edgellm.checkpoint import Checkpoint
-    from edgellm.executor import KV, Executor, Progress, Target
+    from edgellm.executor import KV, AdaptingExecutor, Progress, Target
     from edgellm.training.operations import Operations
 
 
@@ -23,6 +26,7 @@ class CPUBackend:
     """Implements `edgellm.executor.Backend`."""
 
     name = "cpu"
+    adapts = True
 
     def probe(self) -> str | None:
         from .cores import usable
@@ -71,8 +75,9 @@ class CPUBackend:
         slots: int = 1,
         threads: int | None = None,
         kv: KV | None = None,
+        adapters: Sequence[Adapter] = (),
         progress: Progress | None = None,
-    ) -> Executor:
+    ) -> AdaptingExecutor:
         from .executor import BundleExecutor
 
         if kv == "f32":
@@ -90,7 +95,13 @@ class CPUBackend:
             name=bundle.path,
             weight_bytes=sum(tensor.nbytes for tensor in bundle.tensors.values()),
             owner=bundle,
+            adapters=adapters,
         )
+
+    def prepare(self) -> None:
+        from .compiler import prepare
+
+        prepare()
 
     def reference(
         self,
@@ -98,19 +109,16 @@ class CPUBackend:
         *,
         context: int,
         slots: int = 1,
+        adapters: Sequence[Adapter] = (),
         progress: Progress | None = None,
-    ) -> Executor:
-        from .compiler import prepare
-
-        prepare()
+    ) -> AdaptingExecutor:
+        self.prepare()
         from edgellm.jit_executor import JitExecutor
 
-        return JitExecutor(checkpoint, context, slots, progress=progress)
+        return JitExecutor(checkpoint, context, slots, progress=progress, adapters=adapters)
 
     def training(self, threads: int | None = None) -> Operations:
-        from .compiler import prepare
-
-        prepare()
+        self.prepare()
         from .training import CPUOperations
 
         return CPUOperations(threads)

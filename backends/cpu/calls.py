@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -15,21 +15,22 @@ CALL = np.dtype([("buffers", "u8", 16), ("numbers", "i8", 16), ("reals", "f4", 4
 class CallTable:
     """The body's calls, then the head's."""
 
-    def __init__(self, graph: StepGraph) -> None:
+    def __init__(self, graph: StepGraph, kernels: Sequence[str] = ()) -> None:
+        """`kernels` is the library's table, by default that of the graph."""
         self.graph = graph
         calls = (*graph.body, *graph.head)
-        kernels = {name: number for number, name in enumerate(graph.kernels())}
-        self.which = np.array([kernels[call.kernel] for call in calls], np.int32)
+        numbers = {name: number for number, name in enumerate(kernels or graph.kernels())}
+        self.which = np.array([numbers[call.kernel] for call in calls], np.int32)
         """Of each call the number of its kernel in the library's table."""
         self.calls = np.zeros(len(calls), CALL)
         functions = {function.name for function in graph.functions}
         for entry, call in zip(self.calls, calls, strict=True):
-            numbers = call.numbers
+            given = call.numbers
             if call.kernel in functions:
-                numbers = tuple(
+                given = tuple(
                     self._stride(argument.buffer) for argument in call.arguments if argument
                 )
-            entry["numbers"][: len(numbers)] = numbers
+            entry["numbers"][: len(given)] = given
             entry["reals"][: len(call.reals)] = call.reals
 
     def place(self, addresses: Mapping[int, int]) -> None:

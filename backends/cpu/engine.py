@@ -79,6 +79,8 @@ class Engine:
             raise BackendError("the engine gets no memory for its threads")
         self.threads: int = self._library.edge_pool_threads(self._pool)
         """As many as the system gave."""
+        self.adapts = hasattr(self._library, "edge_adapts")
+        """Whether the library has the kernels for adapters; older ones don't."""
 
     def _declare(self) -> None:
         if self._library.edge_abi() != ABI:

@@ -14,8 +14,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edgellm import memory
+from edgellm import adapter_graph, memory
+from edgellm.adapter import Adapter
 from edgellm.config import Config
+from edgellm.errors import BackendError
 from edgellm.executor import BLOCK, ROWS, Cancelled
 from edgellm.graph import StepGraph
 from edgellm.rope import alibi_slopes, rope_table
@@ -58,16 +60,27 @@ class BundleExecutor:
         name: object = "the model",
         weight_bytes: int = 0,
         owner: object = None,
+        adapters: Sequence[Adapter] = (),
     ) -> None:
         """`weights` are addresses of the packed tensors, in memory that lives as long as `owner`,
         which is kept until `close`.
 
         `weight_bytes` is how much of them a step reads. Raises FitError where the system refuses
-        memory, and calls the model by `name`; BackendError if the library can't be loaded.
+        memory, and calls the model by `name`; BackendError if the library can't be
+        loaded, or is too old for adapters.
         """
         self.config, self.context, self.slots = config, context, slots
         self.max_rows = max(max_rows, slots)
-        self._graph, self._int8, self._owner = graph, kv == "int8", owner
+        self._int8, self._owner = kv == "int8", owner
+        self._kernels = (*graph.kernels(), *adapter_graph.KERNELS)
+        self._strengths = np.zeros((slots, len(adapters)), np.float32)
+        if adapters:
+            adapted = adapter_graph.with_adapters(graph, adapters)
+            arrays = {**adapted.arrays, adapter_graph.STRENGTHS: self._strengths}
+            weights = {**weights, **{key: each.ctypes.data for key, each in arrays.items()}}
+            weight_bytes += sum(each.nbytes for each in arrays.values())
+            graph, self._owner = adapted.graph, (owner, arrays)
+        self._graph = graph
         self._kept = -(-context // BLOCK) * BLOCK  # positions
         found = cores.find()
         wished = threads or found.count
@@ -77,6 +90,8 @@ class BundleExecutor:
         self._engine: Engine | None = engine
         self._most = engine.threads
         try:
+            if adapters and not self._engine.adapts:
+                raise BackendError(f"{name}: built before adapters were known; build it anew")
             with memory.fitting(name):
                 self._allocate(engine, weights, name, weight_bytes)
             self._single = self._most
@@ -93,7 +108,7 @@ class BundleExecutor:
         self, engine: Engine, weights: Mapping[str, int], name: object, weight_bytes: int
     ) -> None:
         graph, rows = self._graph, self.max_rows
-        plan, self._calls = graph.plan(in_place=IN_PLACE), CallTable(graph)
+        plan, self._calls = graph.plan(in_place=IN_PLACE), CallTable(graph, self._kernels)
         body, count = len(graph.body), len(self._calls.which)
         tokens, positions, slots = self._inputs = np.zeros((3, rows), np.int32)
         step = self._step = Step(rows=rows, threads=engine.threads, context=self._kept)
@@ -241,6 +256,8 @@ class BundleExecutor:
             stopped = self._body()
             if asked and not stopped:
                 self._hidden[:asked] = self._hidden[list(wanted)]
+                for row, source in enumerate(wanted):
+                    self._slots[row] = slots[source]
                 self._step.rows = asked
                 stopped = self._head()
         if stopped:
@@ -265,6 +282,9 @@ class BundleExecutor:
                 past[target, :length] = past[source, :length]
             else:
                 engine.copy_state(state.ctypes.data, self._shape(layer), (source, target), length)
+
+    def adapt(self, slot: int, strengths: Sequence[float]) -> None:
+        self._strengths[slot] = strengths
 
     def close(self) -> None:
         """Closing twice is harmless. Memory goes with the last of the arrays that lie in it."""

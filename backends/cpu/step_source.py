@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from edgellm import adapter_graph
 from edgellm.graph import RowFunction, StepGraph
 
 BUFFERS = 16
@@ -32,12 +33,13 @@ static const Kernel kernel_{name} = {{parts_of_rows, run_{name}, NULL}};
 
 
 def step_source(graph: StepGraph) -> str:
-    """C that defines `edge_kernels`, the table of all kernels in the order of `graph.kernels()`.
+    """C that defines `edge_kernels`, the table of all kernels in the order of `graph.kernels()`;
+    those that adapters need follow.
 
     A row function becomes a kernel: its argument i is buffer i, advanced by number i for each row.
     """
     functions = {function.name: function for function in graph.functions}
-    return "".join(_pieces(graph.kernels(), functions))
+    return "".join(_pieces([*graph.kernels(), *adapter_graph.KERNELS], functions))
 
 
 def _pieces(kernels: list[str], functions: dict[str, RowFunction]) -> Iterator[str]:

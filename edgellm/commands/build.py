@@ -81,7 +81,7 @@ def main(options: argparse.Namespace) -> int:
 
 def device(options: argparse.Namespace) -> str:
     """The device to build for: of another board the first that its profile allows, unless said."""
-    wanted = runtime.wanted_device(options.device)
+    wanted = backend_choice.wanted(options.device)
     if wanted != AUTO or options.board is None:
         return wanted
     from edgellm import board

@@ -24,6 +24,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     shared.add_model(parser)
     shared.add_running(parser)
+    shared.add_adapters(parser)
     shared.add_conversation(parser)
     shared.add_sampling(parser)
 

@@ -45,9 +45,10 @@ def load(options: argparse.Namespace, slots: int = 1) -> Model:
     """
     shared.sampling(options)
     shared.chat_template(options)
-    file, tokenizer = runtime.read(
-        shared.model_path(options), exact=options.exact, device=options.device
-    )
+    where, adapters = options.device, shared.adapters(options)
+    if adapters:
+        where = backend_choice.adapting(where, runtime.backend)
+    file, tokenizer = runtime.read(shared.model_path(options), exact=options.exact, device=where)
     Sampler(shared.sampling(options, file.sampling), tokenizer)
     chat = for_model(file, **shared.chat_template(options))
     if chat.template is not None and not options.no_conversation:
@@ -63,8 +64,10 @@ def load(options: argparse.Namespace, slots: int = 1) -> Model:
             slots=slots,
             threads=options.threads,
             kv=options.kv,
-            device=options.device,
+            device=where,
             force=options.force,
+            adapters=adapters,
+            any_base=options.lora_any_base,
             progress=shown,
         )
     if options.verbose:
@@ -79,7 +82,7 @@ def device(model: Model, options: argparse.Namespace) -> str:
     """What runs the model, and why."""
     path = Path(shared.model_file(options))
     kept = None
-    if runtime.wanted_device(options.device) == AUTO and not bundle.is_bundle(path):
+    if backend_choice.wanted(options.device) == AUTO and not bundle.is_bundle(path):
         kept = backend_choice.remembered(path)
     chosen = kept or model.chosen
     return f"{chosen.backend} ({chosen.why})"
@@ -102,8 +105,15 @@ def fallback(model: Model, options: argparse.Namespace) -> Fallback | None:
     context, slots = model.executor.context, model.executor.slots
 
     def open() -> Executor:
-        loaded = runtime.load(path, exact=options.exact, context=context, slots=slots, device=name)
-        return loaded.executor
+        return runtime.load(
+            path,
+            exact=options.exact,
+            context=context,
+            slots=slots,
+            device=name,
+            adapters=shared.adapters(options),
+            any_base=options.lora_any_base,
+        ).executor
 
     return Fallback(name, open)
 
@@ -142,6 +152,7 @@ async def conversations(
             store=store,
             fingerprint=str if store is None else fingerprint(model, options),
             notices=notices,
+            adapters=tuple(model.adapters),
         )
         watching = asyncio.create_task(governor.watch(lambda: scheduler.busy, root))
         try:
@@ -160,6 +171,7 @@ def fingerprint(model: Model, options: argparse.Namespace) -> Callable[[], str]:
         model.executor.context,
         replace(shared.sampling(options, model.file.sampling), seed=None),
         shared.chat_template(options),
+        model.adapters,
         *(options.exact, model.chosen.backend, options.kv, options.predict, options.reverse_prompt),
         *(options.system_prompt, options.context_shift, options.keep, options.no_conversation),
     )

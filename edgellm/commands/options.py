@@ -70,6 +70,36 @@ def add_running(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_adapters(parser: argparse.ArgumentParser) -> None:
+    """LoRA files."""
+    group = parser.add_argument_group("adapters")
+    group.add_argument(
+        "--lora",
+        action="append",
+        default=[],
+        metavar="FILE[:STRENGTH]",
+        help="apply an adapter (LoRA): a GGUF file, or a folder that PEFT has saved; any number",
+    )
+    group.add_argument(
+        "--lora-scaled",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("FILE", "STRENGTH"),
+        help="the same, as llama.cpp spells it",
+    )
+    group.add_argument(
+        "--lora-any-base",
+        action="store_true",
+        help="take adapters that were made for another model of the same shape, too",
+    )
+
+
+def adapters(options: argparse.Namespace) -> list[str]:
+    """The adapters that were given, each as FILE:STRENGTH."""
+    return [*options.lora, *(f"{file}:{strength}" for file, strength in options.lora_scaled)]
+
+
 def add_kv(parser: argparse.ArgumentParser) -> None:
     """How keys and values are kept."""
     parser.add_argument(

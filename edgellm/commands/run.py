@@ -37,6 +37,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     shared.add_model(parser)
     shared.add_running(parser)
+    shared.add_adapters(parser)
     parser.add_argument(
         "-p", "--prompt", metavar="TEXT", help="the prompt; without one, or '-', standard input"
     )

@@ -33,6 +33,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     shared.add_model(parser)
     shared.add_running(parser)
+    shared.add_adapters(parser)
     parser.add_argument(
         "--channel", action="append", required=True, metavar="URL", help="where to answer; repeat"
     )

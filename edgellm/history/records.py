@@ -53,6 +53,7 @@ class Asked:
     """The number of the first call that it might make."""
     time: float
     """By the store's clock: seconds that only ever rise."""
+    adapter: str | None = None
 
 
 @dataclass(frozen=True)

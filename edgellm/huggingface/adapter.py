@@ -24,6 +24,7 @@ from edgellm.keys import Keys, is_empty
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 MAX_CONFIG = 1 << 20
 PREFIX = "base_model.model."
+HEAD = "lm_head"
 PARTS = (".lora_A.weight", ".lora_B.weight")
 NOTES = {
     "base_sha256": "edgellm.base.sha256",
@@ -37,6 +38,7 @@ IRRELEVANT = re.compile(
     r"auto_mapping|base_model_name_or_path|revision|task_type|inference_mode|lora_dropout|peft_version"
     r"|fan_in_fan_out|target_modules|exclude_modules|layers_to_transform|layers_pattern"
     r"|rank_pattern|r|runtime_config|qalora_group_size|ensure_weight_tying|(loftq|eva|megatron)_config"
+    r"|megatron_core"
 )
 """Keys that say how to train, or what the tensors' names and shapes say as well."""
 KEPT = (True, False, None, "gaussian", "orthogonal", "eva")
@@ -102,7 +104,8 @@ def write(folder: Path, adapter: Adapter, base: ModelFile) -> None:
     tensors: dict[str, NDArray[np.float32]] = {}
     ranks: dict[str, int] = {}
     alphas: dict[str, float] = {}
-    for module, name in modules.items():
+    by_weight = {name: module for module, name in modules.items()}  # the newest name
+    for name, module in by_weight.items():
         matrix = adapter.matrices.get(name)
         if matrix is None:
             continue
@@ -123,7 +126,7 @@ def write(folder: Path, adapter: Adapter, base: ModelFile) -> None:
         "lora_alpha": int(alpha) if alpha == int(alpha) else alpha,
         "rank_pattern": {module: own for module, own in ranks.items() if own != rank},
         "alpha_pattern": {module: own for module, own in alphas.items() if own != alpha},
-        "target_modules": _targets(list(ranks), list(modules)),
+        "target_modules": _targets(list(ranks), list(by_weight.values())),
         "lora_dropout": 0.0,
         "bias": "none",
         "fan_in_fan_out": kind == "gpt2",
@@ -204,7 +207,8 @@ def _modules(kind: str, base: ModelFile) -> dict[str, str]:
         for index in range(len(base.config.layers))
         for module, name in names.block.items()
     }
-    found[names.head] = "output.weight"
+    # transformers has come to call every head so; GPT-NeoX's had another name before.
+    found[names.head] = found[HEAD] = "output.weight"
     return {module: name for module, name in found.items() if name in there}
 
 

@@ -113,7 +113,7 @@ class Device:
 
     def ask(self, text: str, **options: object) -> int:
         """Put a question; returns its number. `options` that are known: deadline (seconds),
-        max_tokens, schema (a JSON Schema of the answer).
+        max_tokens, schema (a JSON Schema of the answer), adapter (a name).
 
         Raises UsageError for one that is too long, or put while another is under way.
         """

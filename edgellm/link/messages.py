@@ -91,7 +91,7 @@ class Ask:
     """UTF-8 bytes of the answer that the device has."""
     text: Question
     options: Map = field(default_factory=dict)
-    """"deadline" in seconds, "max_tokens", "schema" of the answer."""
+    """"deadline" in seconds, "max_tokens", "schema" of the answer, "adapter" by name."""
 
 
 @dataclass(frozen=True, slots=True)
