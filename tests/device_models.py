@@ -18,6 +18,11 @@ Array = NDArray[np.float32]
 
 MODELS = Path(__file__).parent / "data" / "models"
 FAMILIES = sorted(folder.name for folder in MODELS.iterdir())
+SHARED_FAMILIES = (
+    *("cerebras_gpt", "dolly2_gptneox", "falcon_7b", "gemma3", "llama1", "llama32_tied"),
+    *("phi3_4k", "qwen2", "qwen3", "smollm2", "stablelm2_1_6b", "stablelm_3b", "tinyllama_gqa"),
+)
+"""Of the reference data beside the project."""
 CLOSE = 5e-4
 """How far logits may be from those of exact arithmetic."""
 
@@ -37,6 +42,15 @@ def prompts(name: str) -> list[tuple[list[int], Array, int]]:
         for index, context in ((2, 32), (3, 64))
         if f"tokens_{index}" in reference
     ]
+
+
+def assert_close_to_the_fixture(run: Executor, folder: Path) -> None:
+    """Whether logits are those of a folder of the shared fixtures."""
+    reference = np.load(folder / "hf_ref.npz")
+    for index in range(4):
+        tokens = reference[f"tokens_{index}"].tolist()
+        found = run.prefill(tokens, index % run.slots, 0, every=True)
+        np.testing.assert_allclose(found, reference[f"logits_{index}"], rtol=0, atol=CLOSE)
 
 
 def built(path: Path, out: Path, device: str, target: str | None = None) -> Bundle:

@@ -12,7 +12,16 @@ import device_models
 import numpy as np
 import pytest
 import typed_models
-from device_models import CLOSE, FAMILIES, Array, assert_rows_are_apart, family, prompts
+from device_models import (
+    CLOSE,
+    FAMILIES,
+    SHARED_FAMILIES,
+    Array,
+    assert_close_to_the_fixture,
+    assert_rows_are_apart,
+    family,
+    prompts,
+)
 
 import edgellm
 from edgellm import cli, packing, runtime
@@ -58,6 +67,21 @@ def test_a_family(name: str) -> None:
             found = model.executor.prefill(tokens, 0, 0, every=True)
             np.testing.assert_allclose(found, logits, rtol=0, atol=CLOSE)
             assert_rows_are_apart(model.executor, tokens, found)
+
+
+@pytest.mark.parametrize("name", SHARED_FAMILIES)
+def test_a_family_of_the_fixtures(shared: Path, name: str) -> None:
+    folder = shared / "models" / name
+    path = folder / "model-f32.gguf"
+    with edgellm.load(path, context=64, slots=3, device="opencl") as model:
+        assert_close_to_the_fixture(model.executor, folder)
+
+
+def test_types_of_the_fixtures(shared: Path) -> None:
+    for path in sorted((shared / "quant").glob("*.gguf")):
+        reference = np.load(path.with_suffix(".npz"))
+        found = every(path, reference["tokens"].tolist(), device="opencl")
+        np.testing.assert_allclose(found, reference["logits_dequant"], rtol=0, atol=CLOSE)
 
 
 def test_every_type_in_a_small_model(tmp_path: Path) -> None:
