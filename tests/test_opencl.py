@@ -27,6 +27,8 @@ import edgellm
 from edgellm import cli, packing, runtime
 from edgellm.errors import BackendError, FitError, UsageError
 from edgellm.executor import KV, Executor
+from edgellm_backends.gpu import tuning
+from edgellm_backends.gpu.tuning import Tuning
 
 HALF = 2e-2
 FLOATS = ("F32", "F16", "BF16")
@@ -111,6 +113,23 @@ def test_types_that_stay_packed(
         found = run.prefill(tokens, 0, 0, every=True)
         close = CLOSE if target == "opencl" else HALF * np.ptp(exact)
         np.testing.assert_allclose(found, exact, rtol=0, atol=close)
+        assert_rows_are_apart(run, tokens, found)
+
+
+@pytest.mark.parametrize("tuned", [Tuning(1, 8, 1), Tuning(4, 4, 2)], ids=str)
+def test_variants_that_other_devices_take(
+    tuned: Tuning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A CPU takes vectors of eight and shares no sums; GPUs do otherwise."""
+    monkeypatch.setattr(packing, "SMALL", 0)
+    monkeypatch.setattr(tuning, "tuned", lambda *_: tuned)
+    path = tmp_path / "model.gguf"
+    typed_models.write(path, ["Q8_0", "Q5_K", "Q6_K", "F16"])
+    tokens = np.random.default_rng(0).integers(0, 64, 140).tolist()
+    exact = every(path, tokens[:128], exact=True)
+    with opened(path, context=160) as run:
+        found = run.prefill(tokens, 0, 0, every=True)
+        np.testing.assert_allclose(found[:128], exact, rtol=0, atol=CLOSE)
         assert_rows_are_apart(run, tokens, found)
 
 
