@@ -159,6 +159,12 @@ class Service(Protocol):
         """The answer with that number is completely with the device: it needn't be kept. Does
         nothing for an unknown one."""
 
+    async def prepare(
+        self, session: str, tools: Sequence[Tool] = (), schema: Mapping[str, object] | None = None
+    ) -> None:
+        """Do in a thread what takes long of `declare` with these tools, or of `ask` with that
+        schema, so that no other session waits for it. Raises nothing: they do."""
+
     def declare(self, session: str, tools: Sequence[Tool]) -> None:
         """The functions that the model may call from the next question on; they replace the ones
         declared before. Raises UsageError if they are too many or can't be used."""

@@ -126,19 +126,20 @@ class Framed:
 
     async def _listen(self, data: bytes) -> None:
         self._since = _now()
-        self._take(data)
+        taking = self._take(data)
         del data  # it would take room until more comes
+        await taking
         while self.refused < MAX_WRONG:
-            if not self._take(await self._read()):
+            if not await self._take(await self._read()):
                 return
         log.info("%s: closed after %d wrong macs", self._name, self.refused)
         await self._wire.write(self._host.link.output(_now()))
 
-    def _take(self, data: bytes) -> bool:
+    async def _take(self, data: bytes) -> bool:
         """Do what the peer has sent; False if that is nothing."""
         for message in self._host.receive(data, _now()):
             waiting = self._host.link.waiting
-            self._handle(message)
+            await self._handle(message)
             if self._host.link.waiting > max(waiting, MAX_WAITING):
                 raise LinkError("the peer asks and asks, but takes none of what it's told")
         self._complain()
@@ -237,17 +238,17 @@ class Framed:
 
     # Messages
 
-    def _handle(self, message: Message) -> None:
+    async def _handle(self, message: Message) -> None:
         number = message.id if isinstance(message, Ask) else 0
         try:
-            self._obey(message)
+            await self._obey(message)
         except EdgeError as error:
             self._fail(number, error)
         except Exception:
             log.exception("%s: %s failed", self._name, type(message).__name__)
             self._send(Failed(number, "internal", INTERNAL))
 
-    def _obey(self, message: Message) -> None:
+    async def _obey(self, message: Message) -> None:
         if isinstance(message, Hello):
             self._enter(message)
             return
@@ -256,7 +257,7 @@ class Framed:
             return
         match message:
             case Ask():
-                self._ask(session, message)
+                await self._ask(session, message)
             case Stop(number):
                 if self._delivery is not None and self._delivery.number == number:
                     self._delivery.stop()
@@ -266,7 +267,7 @@ class Framed:
                 if self._delivery is not None:
                     self._delivery.result(number, status == "ok", value)
             case Tools(tools):
-                self._declare(session, tools)
+                await self._declare(session, tools)
             case New():
                 self._service.forget(session)
             case StatusQuery():
@@ -276,7 +277,7 @@ class Framed:
             case _:
                 raise PeerError(f"{type(message).__name__} is for devices")
 
-    def _ask(self, session: str, ask: Ask) -> None:
+    async def _ask(self, session: str, ask: Ask) -> None:
         options = dict(ask.options or {})
         deadline = options.pop("deadline", None)
         tokens = options.pop("max_tokens", None)
@@ -292,6 +293,7 @@ class Framed:
             raise PeerError("a question's schema must be a map")
         if adapter is not None and not isinstance(adapter, str):
             raise PeerError("a question's adapter must be a text")
+        await self._service.prepare(session, schema=schema)
         answer = self._service.ask(
             session,
             ask.text,
@@ -327,9 +329,11 @@ class Framed:
             with contextlib.suppress(LinkError):  # a peer that takes nothing is given up elsewhere
                 self._send(Note(text))
 
-    def _declare(self, session: str, tools: list[object]) -> None:
+    async def _declare(self, session: str, tools: list[object]) -> None:
         try:
-            self._service.declare(session, [Tool.check(tool) for tool in tools])
+            checked = [Tool.check(tool) for tool in tools]
+            await self._service.prepare(session, checked)
+            self._service.declare(session, checked)
         except UsageError as error:
             self._send(Failed(0, "tools", str(error)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import logging
 import secrets
@@ -55,8 +56,7 @@ class Conversations:
 
     Prompts are rendered and encoded in the event loop's thread. That takes milliseconds, but a
     template made to be slow may take what `edgellm.template.sandbox` allows it, two seconds and a
-    little for each message, and so hold up all sessions: once a question and once a call, where
-    turns must be dropped of n at most log2(n) + 3 times.
+    little for each message: once a question and a call, log2(n) + 3 times to drop some of n turns.
     """
 
     def __init__(
@@ -98,8 +98,7 @@ class Conversations:
         self._keep = keep
         # Also for those who have no tools: a prompt doesn't depend on what others declare.
         self._harmless = prompt.breaker({*filter(None, control), *call_form.MARKS})
-        if render is not None:
-            self._form = functools.cache(lambda: call_form.choose(render, template))
+        self._form = functools.cache(lambda: call_form.choose(render, template))
         self._grammars = Grammars(tokenizer)
         self._about = about or {}
         self.notices = notices or Notices()
@@ -167,6 +166,16 @@ class Conversations:
         conversation = self._session(session)
         if number == conversation.number and conversation.turn and conversation.turn.ended:
             self._settle(conversation)
+
+    async def prepare(
+        self, session: str, tools: Sequence[Tool] = (), schema: Mapping[str, object] | None = None
+    ) -> None:
+        """See `Service.prepare`; also what is needed to go on with a session from the disk."""
+        sets: list[Sequence[object]] = [[tool.declaration() for tool in tools]]
+        if session not in self._sessions and session in self._registry:
+            sets.append(self._registry.history(session).tools)
+        if any(sets) or schema is not None:
+            await asyncio.to_thread(self._grammars.compile_all, self._form(), sets, schema)
 
     def declare(self, session: str, tools: Sequence[Tool]) -> None:
         """See `Service.declare`."""
@@ -322,17 +331,13 @@ class Conversations:
         else:
             conversation.messages.pop()
 
-    def _call_grammars(self, declared: Sequence[Tool]) -> dict[str, Grammar]:
+    def _call_grammars(self, declared: Sequence[Tool]) -> Mapping[str, Grammar]:
         """Raises UsageError where the model can't call these tools."""
         if not declared:
             return {}
         if self._render is None:
             raise UsageError("this model only goes on with text; it can't call tools")
-        from edgellm.tools.tool import check_all
-
-        check_all(declared)
-        sources = self._form().grammars(declared)
-        return {mark: self._grammars.compile(rules) for mark, rules in sources.items()}
+        return self._grammars.of_calls(self._form(), declared)
 
     def _calls(self, conversation: Session, past: records.Turn | None) -> Calls | None:
         """What its next turn needs to call the session's tools; one that was interrupted has those

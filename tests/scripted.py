@@ -127,6 +127,9 @@ class ScriptedService:
         self.continues = continues
         self.release = asyncio.Event()
         self.held = asyncio.Event()
+        self.preparing = asyncio.Event()
+        self.prepared = asyncio.Event()
+        self.prepared.set()
         self.saving = asyncio.Event()
         self.saving.set()
         self.keeps = True
@@ -198,6 +201,12 @@ class ScriptedService:
     def taken(self, session: str, number: int) -> None:
         self.taking.append((session, number))
         self._numbered.get(session, {}).pop(number, None)
+
+    async def prepare(
+        self, session: str, tools: Sequence[Tool] = (), schema: Mapping[str, object] | None = None
+    ) -> None:
+        self.preparing.set()
+        await self.prepared.wait()
 
     def declare(self, session: str, tools: Sequence[Tool]) -> None:
         self.tools[session] = list(tools)

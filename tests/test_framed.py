@@ -442,6 +442,24 @@ def test_calls_and_results() -> None:
     run(main())
 
 
+def test_a_device_is_heard_in_order_and_others_while_its_tools_are_compiled() -> None:
+    async def main() -> None:
+        service = ScriptedService(lambda _: ["done"])
+        async with connect(service) as peer, connect(service) as other:
+            service.prepared.clear()
+            peer.say(Tools([FAN]), Ask(1, 0, "hi", {}))
+            await service.preparing.wait()
+            other.say(StatusQuery())
+            await other.next(StatusReport)
+            assert not service.tools
+            assert not service.asked
+            service.prepared.set()
+            await peer.next(Finished)
+            assert list(service.tools) == ["session 1"]
+
+    run(main())
+
+
 def test_a_call_is_told_again_on_the_next_line() -> None:
     async def main() -> None:
         service = ScriptedService(lambda _: ["so ", Call(1, "fan", {}, 30.0), "done"])

@@ -16,7 +16,9 @@ from toy_executor import EOS, ToyTokenizer
 from edgellm import runtime
 from edgellm.errors import BackendError, UsageError
 from edgellm.tokenizer import load_tokenizer
+from edgellm.tools.call_form import LLAMA, OWN
 from edgellm.tools.grammar import KEPT, Grammar, Grammars
+from edgellm.tools.tool import Tool
 
 
 def allowed(grammar: Grammar, text: bytes = b"", size: int = 259) -> set[int]:
@@ -75,11 +77,26 @@ def test_answers_share_a_grammar_and_nothing_else() -> None:
 
 def test_the_latest_grammars_are_kept() -> None:
     grammars = Grammars(ToyTokenizer())
-    first = grammars.compile('start: "a"')
-    assert grammars.compile('start: "a"') is first
+    first = grammars.of_schema({"const": "a"})
+    assert grammars.of_schema({"const": "a"}) is first
     for number in range(KEPT):
-        grammars.compile(f'start: "{number}"')
-    assert grammars.compile('start: "a"') is not first
+        grammars.of_schema({"const": number})
+    assert grammars.of_schema({"const": "a"}) is not first
+
+
+def test_the_grammars_of_tools_are_kept_and_so_is_what_is_wrong_with_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    grammars, tools = Grammars(ToyTokenizer()), [Tool("on"), Tool("off")]
+    first = grammars.of_calls(OWN, tools)
+    assert grammars.of_calls(OWN, [Tool("on"), Tool("off")]) is first
+    assert grammars.of_calls(LLAMA, tools) is not first
+    with pytest.raises(UsageError, match="can't be used") as refused:
+        grammars.of_schema({"type": "much"})
+    monkeypatch.setattr("edgellm.tools.grammar._rules", None)
+    with pytest.raises(UsageError, match="can't be used") as again:
+        grammars.of_schema({"type": "much"})
+    assert again.value is refused.value
 
 
 def test_what_a_vocabulary_cannot_write_is_an_error() -> None:

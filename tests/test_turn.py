@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import logging
 import os
+import threading
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from edgellm.sampling import Sampling
 from edgellm.scheduler import Scheduler
 from edgellm.service import Conversations
 from edgellm.tools.call_form import OWN
+from edgellm.tools.grammar import Grammar, Grammars
 from edgellm.tools.tool import Tool
 from edgellm.turn import Turn
 
@@ -416,6 +418,34 @@ def test_a_turn_has_its_tokens_once() -> None:
         return declare
 
     serve(declared(test), Speaker(CALL, "Ok now."))
+
+
+def test_others_are_answered_while_what_a_device_declares_is_compiled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compiling, others_served = threading.Event(), threading.Event()
+    compiled = Grammars.compile
+
+    def compile_slowly(grammars: Grammars, rules: str) -> Grammar:
+        compiling.set()
+        assert others_served.wait(10)
+        return compiled(grammars, rules)
+
+    async def test(service: Conversations) -> None:
+        monkeypatch.setattr(Grammars, "compile", compile_slowly)
+        preparing = asyncio.create_task(service.prepare("b", [HEAT], {"const": "x"}))
+        await asyncio.to_thread(compiling.wait, 10)
+        text, _, _ = await tell(service.ask("c", "x"), fine)
+        assert text == "Hello"
+        assert not preparing.done()
+        others_served.set()
+        await preparing
+        monkeypatch.setattr(Grammars, "compile", None)
+        service.declare("b", [HEAT])
+        text, _, _ = await tell(service.ask("b", "x"), fine)
+        assert text == "Hello"
+
+    serve(test, Speaker("Hello", "Hello"))
 
 
 def test_without_room_to_go_on_the_turn_ends_as_far_as_it_came() -> None:

@@ -131,8 +131,10 @@ MARKS = frozenset(mark for form in (OWN, HERMES, LLAMA, MISTRAL) for mark in for
 """What nobody but a model may write, whatever form it was taught."""
 
 
-def choose(render: Render, template: str | None) -> CallForm:
+def choose(render: Render | None, template: str | None) -> CallForm:
     """The form that a model was taught, by its template's text; else ours."""
+    if render is None:  # it only goes on with text
+        return OWN
     from edgellm.tools.tool import Tool  # most conversations have none
 
     question = Message(role="user", content="U")

@@ -8,9 +8,11 @@ as somebody is likely to need it.
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,14 +24,16 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
     from edgellm.tokenizer import Tokenizer
+    from edgellm.tools.call_form import CallForm
+    from edgellm.tools.tool import Tool
 
 SCHEMA_LIMIT = 16 * 1024
 """Characters of a JSON Schema."""
 RULES_LIMIT = 128 * 1024
 """Characters of a grammar."""
 KEPT = 16
-"""So many grammars are kept for those who ask for the same: devices declare their tools each time
-that they come back."""
+"""Of so many sets of tools, and schemas, the grammars are kept for those who ask for the same:
+devices declare their tools each time that they come back."""
 STEPS_LIMIT = 1000
 """The product of a schema's `multipleOf`, as whole numbers: so many states may be computed."""
 DEPTH_LIMIT = 64
@@ -49,7 +53,8 @@ class Grammars:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._words: Future[LLTokenizer] | None = None
-        self._compiled: dict[str, Grammar] = {}
+        self._kept: dict[str, Mapping[str, Grammar] | UsageError] = {}
+        self._lock = Lock()
 
     def prepare(self) -> None:
         """Begin with what takes longest, in a thread. Raises UsageError without llguidance."""
@@ -61,8 +66,6 @@ class Grammars:
 
     def compile(self, rules: str) -> Grammar:
         """A grammar in llguidance's Lark dialect. Raises UsageError for one that it refuses."""
-        if rules in self._compiled:
-            return self._compiled[rules]
         self.prepare()
         from llguidance import LLMatcher
 
@@ -71,19 +74,63 @@ class Grammars:
             raise UsageError(f"the grammar has {len(source)} characters; at most {RULES_LIMIT}")
         if message := LLMatcher.validate_grammar(source, limits=_limits()):
             raise UsageError(f"the grammar can't be used: {_first_line(message)}")
-        if len(self._compiled) >= KEPT:
-            del self._compiled[next(iter(self._compiled))]
-        self._compiled[rules] = Grammar(self, source)
-        return self._compiled[rules]
+        return Grammar(self, source)
+
+    def of_calls(self, form: CallForm, tools: Sequence[Tool]) -> Mapping[str, Grammar]:
+        """By the texts that a call of one of the tools begins with, what may follow. Raises what
+        `compile` does; takes up to a tenth of a second, but for tools that were asked for lately.
+        May be called in any thread, as `of_schema` may."""
+        from edgellm.tools.tool import check_all
+
+        def compiled() -> dict[str, Grammar]:
+            check_all(tools)
+            return {mark: self.compile(rules) for mark, rules in form.grammars(tools).items()}
+
+        return self._keep(repr((form.mark, [tool.declaration() for tool in tools])), compiled)
 
     def of_schema(self, schema: Mapping[str, object]) -> Grammar:
         """The JSON texts that are valid by a JSON Schema, as far as llguidance knows its keywords.
 
         Raises UsageError for one that can't be used, or would cost too much.
         """
-        source = rules_of_schema(schema)
-        self.prepare()
-        return Grammar(self, source)
+        text = _spelled(schema)
+
+        def compiled() -> dict[str, Grammar]:
+            source = _rules(text)
+            self.prepare()
+            return {"": Grammar(self, source)}
+
+        return self._keep(text, compiled)[""]
+
+    def compile_all(
+        self, form: CallForm, sets: Iterable[Sequence[object]], schema: Mapping[str, object] | None
+    ) -> None:
+        """What `of_calls` and `of_schema` will be asked for, for some sets of tools as devices
+        declare them; what can't be used, they tell."""
+        from edgellm.tools.tool import Tool
+
+        for declared in filter(None, sets):
+            with contextlib.suppress(UsageError):
+                self.of_calls(form, [Tool.check(tool) for tool in declared])
+        if schema is not None:
+            with contextlib.suppress(UsageError):
+                self.of_schema(schema)
+
+    def _keep(self, key: str, make: Callable[[], Mapping[str, Grammar]]) -> Mapping[str, Grammar]:
+        """What was made for this key before, be it an error."""
+        made = self._kept.get(key)
+        if made is None:
+            try:
+                made = make()
+            except UsageError as error:
+                made = error
+            with self._lock:
+                if len(self._kept) >= KEPT:
+                    del self._kept[next(iter(self._kept))]
+                self._kept[key] = made
+        if isinstance(made, UsageError):
+            raise made.with_traceback(None)
+        return made
 
     def words(self) -> LLTokenizer:
         """What llguidance knows of the vocabulary; waits until it does."""
@@ -182,10 +229,14 @@ def _failure(matcher: LLMatcher) -> EdgeError:
 
 def rules_of_schema(schema: Mapping[str, object]) -> str:
     """A JSON Schema as llguidance takes it. Raises UsageError as `Grammars.of_schema`."""
+    return _rules(_spelled(schema))
+
+
+def _rules(schema: str) -> str:
     needed()
     from llguidance import LLMatcher
 
-    source = f"{_OPTIONS}start: %json {_spelled(schema)}\n"
+    source = f"{_OPTIONS}start: %json {schema}\n"
     failed, messages = LLMatcher.validate_grammar_with_warnings(source, limits=_limits())
     if failed:
         raise UsageError(f"the JSON Schema can't be used: {_first_line(messages[0])}")
