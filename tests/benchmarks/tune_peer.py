@@ -1,6 +1,6 @@
 """Tokens per second of LoRA training, beside PyTorch and peft on the same shape.
 
-    python tests/benchmarks/tune_peer.py MODEL.gguf PYTHON [ROUNDS]
+    python tests/benchmarks/tune_peer.py MODEL.gguf PYTHON [ROUNDS [THREADS]]
 
 PYTHON has torch, transformers and peft (the dependency group "references"). Both train all
 matrices of the layers with rank 8 on one row of 256 random tokens a step, from the same shape with
@@ -22,7 +22,7 @@ from edgellm import checkpoint, runtime
 from edgellm.training import low_rank
 from edgellm.training.batch import plain
 base = checkpoint.open(sys.argv[1])
-operations = runtime.backend("cpu").training()
+operations = runtime.backend("cpu").training(int(sys.argv[2]))
 from edgellm.training.network import Network
 from edgellm.training.optimiser import AdamW, Rule
 learnt = low_rank.first_values(low_rank.chosen(base, ["*"]), 8, 0)
@@ -39,7 +39,8 @@ shape = [base.config.vocab, base.config.dim, len(base.config.layers), base.confi
 THEIRS = """
 import json, resource, sys, time
 import torch, transformers, peft
-v, d, l, h, k, f = map(int, sys.argv[2:])
+torch.set_num_threads(int(sys.argv[2]))
+v, d, l, h, k, f = map(int, sys.argv[3:])
 config = transformers.LlamaConfig(vocab_size=v, hidden_size=d, num_hidden_layers=l,
     num_attention_heads=h, num_key_value_heads=k, intermediate_size=f, tie_word_embeddings=True)
 model = transformers.LlamaForCausalLM(config)
@@ -92,9 +93,9 @@ class Worker:
         return self.said()
 
 
-def main(model: str, python: str, rounds: int = 5) -> None:
-    ours = Worker(sys.executable, OURS, str(Path(model).resolve()))
-    theirs = Worker(python, THEIRS, "-", *map(str, ours.shape))
+def main(model: str, python: str, rounds: int = 5, threads: int = 2) -> None:
+    ours = Worker(sys.executable, OURS, str(Path(model).resolve()), str(threads))
+    theirs = Worker(python, THEIRS, "-", str(threads), *map(str, ours.shape))
     pairs = [(ours.measure(), theirs.measure()) for _ in range(rounds)]
     result = {
         "tokens_per_second": statistics.median(one[0] for one, _ in pairs),
@@ -102,6 +103,7 @@ def main(model: str, python: str, rounds: int = 5) -> None:
         "ratio": statistics.median(one[0] / other[0] for one, other in pairs),
         "peak_bytes": pairs[-1][0][1],
         "peer_peak_bytes": pairs[-1][1][1],
+        "ratios": [round(one[0] / other[0], 3) for one, other in pairs],
     }
     print(json.dumps(result, indent=1))
     for worker in (ours, theirs):
@@ -109,4 +111,4 @@ def main(model: str, python: str, rounds: int = 5) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], *map(int, sys.argv[3:4]))
+    main(sys.argv[1], sys.argv[2], *map(int, sys.argv[3:]))
