@@ -38,6 +38,13 @@ class MappedTensor:
         """The dequantised values, of `shape`; read-only where the file holds them as they are."""
         return quant.dequantise(self.type, self.data, self.shape)
 
+    def release(self) -> None:
+        """Let go of the memory that reading has taken: the file's pages, which come back when
+        they are read again."""
+        file = self.data.obj
+        if isinstance(file, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            file.madvise(mmap.MADV_DONTNEED)
+
 
 @dataclass(frozen=True)
 class RearrangedTensor:

@@ -14,6 +14,7 @@ from edgellm.checkpoint import StoredTensor
 from edgellm.config import Config
 from edgellm.executor import Progress
 from edgellm.packing import NOT_PACKED
+from edgellm.tensor import MappedTensor
 from edgellm.training.batch import Batch
 from edgellm.training.memory import read, write
 from edgellm.training.operations import Form, Operations
@@ -109,6 +110,8 @@ class Network:
             else:
                 part.frozen[rest] = _tensor(np.atleast_1d(tensor.float32()))
             done += tensor.nbytes
+            if isinstance(tensor, MappedTensor):
+                tensor.release()
             if progress:
                 progress("loading", done, total)
 
