@@ -11,6 +11,15 @@ IGNORED = -1
 """The target of a position that isn't learnt."""
 
 
+SCORES = 1 << 24
+"""Of the head's positions times tokens, at a time: 64 MiB."""
+
+
+def head_rows(vocabulary: int, positions: int) -> int:
+    """Of so many positions those that the head computes at a time."""
+    return max(min(256, SCORES // vocabulary, positions), 1)
+
+
 @dataclass(frozen=True)
 class Batch:
     """Rows (B, T), int32 each. A row may hold several samples, which don't see each other."""

@@ -129,14 +129,14 @@ def main(arguments: list[str] | None = None) -> int:
     data = vocabulary(options.seed)
     reader = tokenizer.make(data)
     # What was there before is replaced only by what is complete.
-    from edgellm.training import state
-
     draft = options.file.with_name(f"{options.file.stem}.partial.gguf")
     write = functools.partial(write_llama, draft, tokenizer=data, template=TEMPLATE, about=ABOUT)
     config, weights = initial_weights.llama(
         VOCABULARY, DIM, LAYERS, HEADS, KV_HEADS, HIDDEN, CONTEXT, options.seed
     )
     course = first_course(config, weights, reader, options.seed, options.steps)
+    from edgellm.training import state  # with tinygrad, which is set up by now
+
     if options.state and options.state.exists():
         state.restore(options.state, course, {"seed": options.seed, "steps": options.steps})
     listener = Listener(course, options.every, lambda: write(config, course.network.arrays()))

@@ -14,6 +14,7 @@ from edgellm.checkpoint import Checkpoint
 from edgellm.errors import FitError
 from edgellm.memory import size
 from edgellm.packing import NOT_PACKED
+from edgellm.training.batch import head_rows
 
 BASE_BYTES = 430 << 20
 """What Python, NumPy, tinygrad and its compiled steps take besides the tensors, measured on
@@ -32,9 +33,7 @@ class Shape:
         return self.rows * self.length
 
 
-def memory(
-    checkpoint: Checkpoint, shape: Shape, learnt: Mapping[str, tuple[int, ...]], head_rows: int
-) -> int:
+def memory(checkpoint: Checkpoint, shape: Shape, learnt: Mapping[str, tuple[int, ...]]) -> int:
     """Bytes that a process takes at most, about."""
     config, floats = checkpoint.config, 0
     frozen = 0
@@ -55,7 +54,7 @@ def memory(
     # A layer computed anew and gone back through: what comes before and after each product.
     kinds = len({layer for layer in config.layers})
     floats += kinds * positions * (10 * config.dim + 8 * queries + 9 * config.hidden)
-    floats += 3 * head_rows * config.vocab
+    floats += 3 * head_rows(config.vocab, positions) * config.vocab
     return BASE_BYTES + frozen + 4 * floats
 
 
@@ -71,13 +70,10 @@ def fit(
     The number of rows divides `rows`, so that a step adds up whole batches. Raises FitError where
     not even one row fits.
     """
-    from edgellm.training.passage import head_rows
-
     need = 0
     for count in (count for count in range(rows, 0, -1) if rows % count == 0):
         shape = Shape(count, length)
-        asked = head_rows(checkpoint.config.vocab, shape.positions)
-        need = memory(checkpoint, shape, learnt, asked)
+        need = memory(checkpoint, shape, learnt)
         if most is None or need <= most:
             return shape, need
     raise FitError(

@@ -22,7 +22,7 @@ from edgellm.checkpoint import StoredTensor
 from edgellm.config import Layer
 from edgellm.model import scaled
 from edgellm.tensor import MappedTensor
-from edgellm.training.batch import IGNORED, Batch
+from edgellm.training.batch import IGNORED, Batch, head_rows
 from edgellm.training.memory import read, write
 from edgellm.training.operations import Form
 from edgellm.training.transformer import Rows, TrainedTransformer
@@ -30,14 +30,7 @@ from edgellm.training.transformer import Rows, TrainedTransformer
 if TYPE_CHECKING:
     from edgellm.training.network import Named, Network
 
-SCORES = 1 << 24
-"""Of the head's rows times tokens, at a time: 64 MiB."""
 EMBEDDINGS = ("token_embd.weight", "position_embd.weight")
-
-
-def head_rows(vocabulary: int, positions: int) -> int:
-    """Positions that the head computes at a time."""
-    return max(min(256, SCORES // vocabulary, positions), 1)
 
 
 @dataclass(frozen=True)
