@@ -134,12 +134,15 @@ def main(options: argparse.Namespace) -> int:
     began = time.monotonic()
     with progress.bar() as shown, interruptions() as stopping:
         listener = Listener(course, shown, stopping)
-        finished = train(course, listener, state, identity, options.save_every * 60)
+        try:
+            finished = train(course, listener, state, identity, options.save_every * 60)
+        except Exception:
+            if not stopping:
+                raise
+            finished = False  # Ctrl-C reaches a compiler that is at work, too
     if not finished:
-        print(
-            f"stopped after step {course.optimiser.taken}; the same command with --resume goes on",
-            file=sys.stderr,
-        )
+        then = "the same command with --resume goes on" if state.exists() else "nothing is saved"
+        print(f"stopped after step {course.optimiser.taken}; {then}", file=sys.stderr)
         return 128 + signal.SIGINT
     tuning.write(output, course)
     result = write_report(output, tuning, course, time.monotonic() - began)
@@ -164,7 +167,8 @@ def settings(options: argparse.Namespace) -> Settings:
 
 
 def _check(output: Path, options: argparse.Namespace) -> None:
-    if output.exists() and output.samefile(options.model):
+    model = Path(options.model)
+    if output.exists() and model.exists() and output.samefile(model):
         raise UsageError(f"{output}: that is the model; give another name")
     if output.is_dir() and (output.suffix == ".gguf" or options.full):
         raise UsageError(f"{output}: that is a folder; give a file")
