@@ -4,6 +4,7 @@ weights."""
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,12 @@ from tinygrad import Tensor
 import edgellm
 from edgellm import adapter, checkpoint, runtime
 from edgellm.adapter import Adapter
-from edgellm.checkpoint import ModelFile
+from edgellm.checkpoint import Checkpoint, ModelFile
 from edgellm.errors import UsageError
 from edgellm.model import Transformer
 
 MODELS = Path(__file__).parent / "data" / "models"
+SAVED = Path(__file__).parent / "data" / "adapters"
 TOKENS = [5, 9, 3, 44, 17, 2, 60, 31, 8, 25]
 
 
@@ -38,15 +40,27 @@ def written(folder: Path, model: Path) -> list[Path]:
 
 @functools.cache
 def expected(family: str, names: str) -> np.ndarray:
-    """Of the model with those adapters in its weights."""
+    """Of the model with those of its adapters in its weights."""
     base = checkpoint.open(MODELS / family)
-    chosen = [adapters(base)[name] for name in names]
+    return merged(base, [adapters(base)[name] for name in names], TOKENS)
+
+
+def merged(base: Checkpoint, chosen: Sequence[Adapter], tokens: Sequence[int]) -> np.ndarray:
     weights = {}
     for name, tensor in base.tensors.items():
         changes = (each.matrices[name].change() for each in chosen if name in each.matrices)
         weights[name] = Tensor(sum(changes, start=tensor.float32()))
-    transformer = Transformer(base.config, weights, len(TOKENS))
-    return transformer.logits(transformer.hidden(Tensor([TOKENS])))[0].numpy()
+    transformer = Transformer(base.config, weights, len(tokens))
+    return transformer.logits(transformer.hidden(Tensor([list(tokens)])))[0].numpy()
+
+
+@pytest.mark.usefixtures("cpu")
+@pytest.mark.parametrize("name", sorted(folder.name for folder in SAVED.iterdir()))
+def test_what_peft_has_saved_gives_the_logits_that_peft_computes(name: str) -> None:
+    base = checkpoint.open(MODELS / name.partition("-")[0])
+    reference = np.load(SAVED / name / "logits.npz")
+    found = merged(base, [adapter.read(SAVED / name, base)], reference["tokens"].tolist())
+    np.testing.assert_allclose(found, reference["logits"], atol=1e-4)
 
 
 @pytest.mark.usefixtures("cpu")

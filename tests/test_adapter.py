@@ -6,10 +6,12 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
 from gguf_copy import rearranged
+from hostile_inputs import GGUFInput, JSONInput, SafetensorsInput
 from random_adapters import random_adapter
 from small_models import write_folder
 from small_models import write_gguf as write_model
@@ -304,3 +306,26 @@ def test_an_adapter_for_another_shape_is_refused_by_name(
         for path in (peft, file):
             with pytest.raises(EdgeError, match=r"blk.1|layers.1|lm_head|architecture|output"):
                 adapter.read(path, base, any_base=True)
+
+
+@pytest.mark.parametrize("kind", ["gguf", "safetensors", "json"])
+def test_damaged_files_are_read_or_refused(
+    kind: str, llama: Checkpoint, peft: Path, file: Path
+) -> None:
+    if kind == "gguf":
+        rewrite_gguf(file, general__tags=["a", "b"], general__counts=np.arange(3))
+        path, mutate = file, GGUFInput(file).mutate
+    elif kind == "json":
+        path = peft / "adapter_config.json"
+        mutate = JSONInput(json.loads(path.read_text())).mutate
+    else:
+        path = peft / "adapter_model.safetensors"
+        mutate = SafetensorsInput(path).mutate
+    random, refused = Random(7), 0
+    for _ in range(300):
+        path.write_bytes(mutate(random))
+        try:
+            adapter.read(file if kind == "gguf" else peft, llama, any_base=True)
+        except EdgeError:
+            refused += 1
+    assert 50 < refused < 300
