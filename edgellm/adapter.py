@@ -50,6 +50,21 @@ class LowRank:
         return made
 
 
+@dataclass(frozen=True)
+class About:
+    """What an adapter's file says of it."""
+
+    name: str
+    base_name: str
+    base_sha256: str
+    licence: str
+    origin: str
+    rank: int
+    """The largest."""
+    matrices: int
+    nbytes: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class Adapter:
     """An adapter for one base model."""
@@ -104,6 +119,18 @@ def targets(base: ModelFile) -> dict[str, tuple[int, int]]:
         and name.endswith(".weight")
         and not any(part in name for part in NOT_ADAPTED)
     }
+
+
+def about(path: str | Path) -> About | None:
+    """What a file says, whatever its base; None if it is no adapter. Raises as `read`."""
+    path = Path(path)
+    if path.is_dir():
+        from edgellm.huggingface import adapter as peft
+
+        return peft.about(path)
+    from edgellm.gguf import adapter as gguf
+
+    return gguf.about(path)
 
 
 def read(path: str | Path, base: ModelFile, *, any_base: bool = False) -> Adapter:

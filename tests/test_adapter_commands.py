@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,31 @@ def test_merge_writes_a_model_that_needs_no_adapter(
     assert "blk.0.attn_q.weight" in shown.out
     assert f"{made} written" in shown.err
     assert checkpoint.open(made).provenance.name == "small llama + lora"
+
+
+@pytest.mark.parametrize("form", ["gguf", "peft"])
+def test_info_tells_where_an_adapter_comes_from(
+    form: str, model: Path, lora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, path = checkpoint.open(model), lora
+    if form == "peft":
+        path = tmp_path / "lora"
+        adapter.write_peft(path, adapter.read(lora, base), base)
+    assert cli.main(["info", str(path), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["base_sha256"] == adapter.base_sha256(base)
+    del found["base_sha256"], found["nbytes"]
+    assert found == {
+        "format": "adapter",
+        "name": "lora",
+        "base_name": "small llama",
+        "licence": "MIT",
+        "origin": "random values, for tests",
+        "rank": 4,
+        "matrices": 8,
+    }
+    assert cli.main(["info", str(path)]) == 0
+    assert "small llama" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from edgellm import bundle, checkpoint, plan, runtime
+from edgellm import adapter, bundle, checkpoint, plan, runtime
 from edgellm.chat import for_model
 from edgellm.commands import options as shared
 from edgellm.commands.columns import aligned
@@ -24,6 +24,7 @@ examples:
   edgellm info model.gguf
   edgellm info model.gguf --ctx-size 2048 --json
   edgellm info model.edge
+  edgellm info adapter.gguf
 """
 
 
@@ -35,7 +36,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     path = shared.model_file(options)
-    if bundle.is_bundle(path):
+    about: dict[str, object]
+    if (said := adapter.about(path)) is not None:
+        about = {"format": "adapter", **asdict(said)}
+    elif bundle.is_bundle(path):
         about = describe_bundle(bundle.open(path, inspect=True), options.ctx_size)
     else:
         about = describe_checkpoint(checkpoint.open(path), options.ctx_size)

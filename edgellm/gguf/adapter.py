@@ -7,12 +7,14 @@ where alpha is 0. Queries and keys have their rows as in the base's own GGUF fil
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from edgellm.adapter import Adapter, LowRank, base_name, checked, reordered
+from edgellm.adapter import About, Adapter, LowRank, base_name, checked, reordered
 from edgellm.checkpoint import ModelFile
 from edgellm.errors import FormatError, UnsupportedError
 from edgellm.gguf import file as files
@@ -23,6 +25,34 @@ SUFFIXES = (".lora_a", ".lora_b")
 TYPES = ("F32", "F16", "BF16", "Q8_0")
 REFUSED = ("adapter.alora.invocation_tokens",)
 SHA256 = "edgellm.base.sha256"
+
+
+def about(path: Path) -> About | None:
+    """See `edgellm.adapter.about`."""
+    with contextlib.suppress(OSError), path.open("rb") as opened:
+        if opened.read(len(files.MAGIC)) != files.MAGIC:
+            return None
+    file = files.read(path)
+    keys = Keys(file.path, file.metadata)
+    if keys.word("general.type", "") != "adapter":
+        return None
+    first = [tensor for name, tensor in file.tensors.items() if name.endswith(SUFFIXES[0])]
+    return About(
+        **_said(keys, path),
+        rank=max((tensor.shape[0] for tensor in first if tensor.shape), default=0),
+        matrices=len(first),
+        nbytes=sum(tensor.nbytes for tensor in file.tensors.values()),
+    )
+
+
+def _said(keys: Keys, path: Path) -> dict[str, Any]:
+    return {
+        "name": path.stem,
+        "base_sha256": keys.word(SHA256, ""),
+        "base_name": keys.word("general.base_model.0.name", ""),
+        "licence": keys.word("general.license", ""),
+        "origin": keys.word("general.description", ""),
+    }
 
 
 def read(path: Path, base: ModelFile) -> Adapter:
@@ -57,14 +87,7 @@ def read(path: Path, base: ModelFile) -> Adapter:
         matrices[name] = LowRank(a, b, alpha / a.shape[0] if alpha else 1.0)
     if not matrices:
         raise FormatError(path, "number of tensors", 0, "an adapter has some")
-    return Adapter(
-        name=path.stem,
-        matrices=matrices,
-        base_sha256=keys.word(SHA256, ""),
-        base_name=keys.word("general.base_model.0.name", ""),
-        licence=keys.word("general.license", ""),
-        origin=keys.word("general.description", ""),
-    )
+    return Adapter(matrices=matrices, **_said(keys, path))
 
 
 def write(path: Path, adapter: Adapter, base: ModelFile) -> None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgellm import adapter as adapters
 from edgellm import atomic_file, json_file, safetensors
-from edgellm.adapter import Adapter, LowRank
+from edgellm.adapter import About, Adapter, LowRank
 from edgellm.checkpoint import ModelFile
 from edgellm.errors import FormatError, UnsupportedError
 from edgellm.huggingface.families import FAMILIES
@@ -45,6 +46,27 @@ KEPT = (True, False, None, "gaussian", "orthogonal", "eva")
 """Ways to begin (`init_lora_weights`) that leave the base's weights as they are."""
 OTHER_NAMES = {"bitnet-b1.58": "bitnet", "granitehybrid": "granite"}
 """Architectures in GGUF that transformers knows under another one's family."""
+
+
+def about(folder: Path) -> About | None:
+    """See `edgellm.adapter.about`."""
+    if not (folder / CONFIG).is_file():
+        return None
+    keys = _config(folder)
+    stored, notes = safetensors.read_with_notes(folder / WEIGHTS)
+    first = [tensor for name, tensor in stored.items() if name.endswith(PARTS[0])]
+    return About(
+        **_said(keys, notes, folder),
+        rank=max((tensor.shape[0] for tensor in first if tensor.shape), default=0),
+        matrices=len(first),
+        nbytes=sum(tensor.nbytes for tensor in stored.values()),
+    )
+
+
+def _said(keys: Keys, notes: Mapping[str, str], folder: Path) -> dict[str, Any]:
+    said = {field: notes.get(key, "") for field, key in NOTES.items()}
+    said["base_name"] = said["base_name"] or keys.word("base_model_name_or_path", "")
+    return {"name": folder.resolve().name, **said}
 
 
 def read(folder: Path, base: ModelFile) -> Adapter:
@@ -84,9 +106,7 @@ def read(folder: Path, base: ModelFile) -> Adapter:
         if _is_grouped(kind, name):
             b = ungroup(base.config.layers[0].kv_heads, base.config.head_dim)(b)
         matrices[name] = LowRank(a, b, scales.of(module, a.shape[0]))
-    said = {field: notes.get(key, "") for field, key in NOTES.items()}
-    said["base_name"] = said["base_name"] or keys.word("base_model_name_or_path", "")
-    return Adapter(name=folder.resolve().name, matrices=matrices, **said)
+    return Adapter(matrices=matrices, **_said(keys, notes, folder))
 
 
 def write(folder: Path, adapter: Adapter, base: ModelFile) -> None:
