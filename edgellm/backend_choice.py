@@ -77,19 +77,21 @@ def allowed() -> list[str]:
 
 
 def usable(names: Iterable[str], find: Callable[[str], object]) -> list[str]:
-    """Those that find a device here; `find` raises an EdgeError for the others. Raises BackendError
-    where there is none."""
-    found, reasons = [], []
+    """Those that find a device here, without last resorts where there are others; `find` gives the
+    backend, or raises an EdgeError. Raises BackendError where there is none."""
+    found: list[str] = []
+    resorts: list[str] = []
+    reasons: list[str] = []
     for name in names:
         try:
-            find(name)
+            backend = find(name)
         except EdgeError as error:
             reasons.append(str(error))
         else:
-            found.append(name)
-    if not found:
+            (resorts if getattr(backend, "last_resort", False) else found).append(name)
+    if not (found or resorts):
         raise BackendError("; ".join(reasons) or "no backend is installed")
-    return found
+    return found or resorts
 
 
 def wanted(device: str) -> str:

@@ -134,6 +134,9 @@ class Backend(Protocol):
 
     Building and running are apart: `build` may need a compiler, tinygrad and minutes, and may be
     for another machine; `open` needs none of them.
+
+    One whose attribute `last_resort` is true runs only what no other backend can, unless it is
+    asked for by name: its device is the very processor that another one computes on.
     """
 
     name: str

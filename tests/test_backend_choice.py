@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -180,6 +181,12 @@ def test_those_that_find_no_device_are_not_usable() -> None:
     assert backend_choice.usable(("bad", "worse", "good"), find) == ["good"]
     with pytest.raises(BackendError, match=r"no bad here; .*'worse' failed \(OSError: no driver\)"):
         backend_choice.usable(("bad", "worse"), find)
+
+
+def test_last_resorts_are_used_only_where_there_is_nothing_else() -> None:
+    backends = {"slow": SimpleNamespace(last_resort=True), "fast": SimpleNamespace()}
+    assert backend_choice.usable(("slow", "fast"), backends.__getitem__) == ["fast"]
+    assert backend_choice.usable(("slow",), backends.__getitem__) == ["slow"]
 
 
 def options(*arguments: object) -> object:

@@ -57,6 +57,14 @@ def opened(
         run.close()
 
 
+def test_a_processor_is_the_last_resort() -> None:
+    backend = runtime.backend("opencl")
+    about = backend.probe()
+    assert about is not None
+    if "PoCL" in about or "pthread" in about or "cpu" in about.lower():
+        assert getattr(backend, "last_resort", None) is True
+
+
 def every(path: Path, tokens: list[int], **options: object) -> Array:
     with edgellm.load(path, context=128, **options) as model:  # type: ignore[arg-type]
         return model.logits(tokens)

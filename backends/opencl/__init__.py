@@ -41,6 +41,13 @@ class OpenCLBackend(GPUBackend):
             return None
         return f"{found.about.name}, {found.units} compute units"
 
+    @property
+    def last_resort(self) -> bool:
+        """Whether the device is the processor, which the CPU's backend is faster on."""
+        from .platforms import CPU, choose
+
+        return choose(self.number).kind == CPU
+
     def missing(self) -> str | None:
         from .platforms import choose
 
