@@ -1,8 +1,8 @@
 """Training on the CPU: products, attention and cross-entropy as kernels within tinygrad's graph.
 
 tinygrad runs a small function of C for each call; it fills in a call of `kernels/edge.h` and hands
-it to the engine, whose threads share the work. Gradients are such calls, too. This and
-`edgellm.capture` are the places that use tinygrad's internals.
+it to the engine, whose threads share the work. Gradients are such calls, too. This, `edgellm.capture`
+and `edgellm.training.memory` are the places that use tinygrad's internals.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ class CPUOperations:
         addresses = [self._engine.address("edge_call"), self._engine.pool]
         self._table = Tensor(np.array(addresses, np.uint64)).realize()
 
-    def pack(self, tensor: StoredTensor, exact: bool = False) -> tuple[Tensor, Form]:
-        format = "F32" if exact else packing.choose(tensor)[0]
+    def pack(self, tensor: StoredTensor) -> tuple[Tensor, Form]:
+        format, _ = packing.choose(tensor)
         rows, columns = tensor.shape
         packed = np.empty(packing.packed_bytes(format, rows, columns), np.uint8)
         packing.pack_into(tensor, packed, format)

@@ -42,9 +42,9 @@ class Operations(Protocol):
     """Of one device; all numbers are float32. Gradients flow to what is said, and through nothing
     else."""
 
-    def pack(self, tensor: StoredTensor, exact: bool = False) -> tuple[Tensor, Form]:
-        """A matrix of the model's file on the device, in the format it has there or, if `exact`,
-        in float32; and how it lies there."""
+    def pack(self, tensor: StoredTensor) -> tuple[Tensor, Form]:
+        """A matrix of the model's file on the device, as small as in the file; and how it lies
+        there."""
 
     def linear(
         self,
