@@ -1,8 +1,8 @@
 """Training on the CPU: products, attention and cross-entropy as kernels within tinygrad's graph.
 
 tinygrad runs a small function of C for each call; it fills in a call of `kernels/edge.h` and hands
-it to the engine, whose threads share the work. Gradients are such calls, too. This, `edgellm.capture`
-and `edgellm.training.memory` are the places that use tinygrad's internals.
+it to the engine, whose threads share the work. Gradients are such calls, too. The places that use
+tinygrad's internals are this, `edgellm.capture` and `edgellm.training.memory`.
 """
 
 from __future__ import annotations
