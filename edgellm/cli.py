@@ -44,7 +44,7 @@ examples:
 
 `edgellm VERB --help` tells more about a verb.
 exit status: 0 done, 1 failed, 2 wrong usage, 3 doesn't fit into memory, 4 not trusted, 5 damaged or
-  unsupported file, 6 line lost, 7 busy, 130 interrupted
+  unsupported file, 6 line lost, 7 busy, 130 interrupted, 143 terminated
 environment: EDGELLM_DEVICE=cpu runs models there where --device isn't given, EDGELLM_PLUGINS=a,b
   loads only these plugins, EDGELLM_TRACE=1 shows their calls, EDGELLM_DEBUG=1 shows where an error
   came from

@@ -16,6 +16,7 @@ EdgeError
   UnknownError          a question's number that its session doesn't know
   LinkError             the line to a device
     PeerError           the peer breaks the rules of the link
+  TerminatedError       the system, or its administrator, ends the command
 """
 
 from __future__ import annotations
@@ -123,3 +124,9 @@ class LinkError(EdgeError):
 
 class PeerError(LinkError):
     """The peer breaks the rules of the link: its mistake, never this end's."""
+
+
+class TerminatedError(EdgeError):
+    """SIGTERM has ended a command before it was done."""
+
+    exit_status = 128 + 15

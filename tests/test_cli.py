@@ -160,6 +160,18 @@ def test_ctrl_c_is_130(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cli.main(["plugins"]) == 130
 
 
+def test_sigterm_ends_an_answer_with_a_word(model: Path) -> None:
+    endless = ["-no-cnv", "--temp", "0", "-n", "-1", "--context-shift"]
+    command = [*EDGELLM, "run", "-m", str(model), "-p", "the", *endless]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.read(3) == b"the"
+        process.terminate()
+        assert process.wait(20) == 128 + signal.SIGTERM
+        assert process.stderr.read() == b"edgellm: ended by SIGTERM\n"
+
+
 def test_a_reader_that_went_away_is_no_error() -> None:
     reader, writer = os.pipe()
     os.close(reader)

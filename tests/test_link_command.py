@@ -119,6 +119,17 @@ def test_a_terminal_is_left_by_interrupt(url: str) -> None:
     os.close(theirs)
 
 
+def test_sigterm_ends_it_with_a_word(url: str) -> None:
+    command = [sys.executable, "-m", "edgellm", "link", url, "-p", "slow"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.read(2) == b"be"
+        process.terminate()
+        assert process.wait(20) == 128 + signal.SIGTERM
+        assert process.stderr.read() == b"edgellm: ended by SIGTERM\n"
+
+
 def test_exit_statuses(url: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["link", url, "-p", "busy", "--timeout", "0.5"]) == 7
     assert cli.main(["link", url, "-p", "slow", "--timeout", "0.2"]) == 6

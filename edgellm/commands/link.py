@@ -18,6 +18,7 @@ from edgellm.errors import BusyError, EdgeError, LinkError, UsageError
 from edgellm.link import lines
 from edgellm.link.lines import Command, Event, Lines, Question, Rejected, explain
 from edgellm.terminal import printable, write
+from edgellm.termination import terminable
 from edgellm.wire import secret
 
 if TYPE_CHECKING:
@@ -73,7 +74,8 @@ def add_secret(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> int:
     if options.timeout is not None and not options.timeout > 0:
         raise UsageError(f"--timeout is {options.timeout:g}; give seconds, more than 0")
-    return asyncio.run(talk(client(options), options))
+    with terminable():
+        return asyncio.run(talk(client(options), options))
 
 
 def client(options: argparse.Namespace) -> Client:

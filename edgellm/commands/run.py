@@ -16,6 +16,7 @@ from edgellm.commands import options as shared
 from edgellm.errors import ContextError, UsageError
 from edgellm.runtime import Model
 from edgellm.terminal import write
+from edgellm.termination import terminable
 from edgellm.tools import grammar
 
 EPILOG = """\
@@ -59,9 +60,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace) -> int:
-    text, wanted = prompt(options), schema(options.json_schema)
-    model = host.load(options)
-    asyncio.run(answer(model, options, text, wanted))
+    with terminable():
+        text, wanted = prompt(options), schema(options.json_schema)
+        model = host.load(options)
+        asyncio.run(answer(model, options, text, wanted))
     return 0
 
 
