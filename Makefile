@@ -26,7 +26,7 @@ lint: $(VENV)/.developing  ## check style and types
 	$(BIN)/mypy edgellm backends plugins
 
 soak: $(VENV)/.developing  ## run the tests of the device link and of tool calls, release size (hours)
-	EDGELLM_SOAK=1 $(BIN)/pytest -q $$(grep -l EDGELLM_SOAK tests/test_*.py)
+	EDGELLM_SOAK=1 $(BIN)/pytest -q $$(grep -l SOAK tests/test_*.py)
 
 emulation: $(VENV)/.developing  ## get an aarch64 Python, run every family of models on it under qemu
 	$(BIN)/python tests/emulation.py
