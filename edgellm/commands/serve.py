@@ -14,6 +14,7 @@ from edgellm.channel import Channel, Service
 from edgellm.commands import host
 from edgellm.commands import options as shared
 from edgellm.errors import EdgeError, PluginError, UsageError
+from edgellm.history import abandoned
 from edgellm.history.session_store import Limits, SessionStore
 from edgellm.runner import PATIENCE_S, Watch
 from edgellm.runtime import Model
@@ -104,6 +105,9 @@ async def serve(
     async with contextlib.AsyncExitStack() as stack:
         if store is not None:
             await stack.enter_async_context(store)
+            if not options.history:  # beside it are other models'
+                looking = asyncio.create_task(abandoned.expire(store.path, store.limits.days))
+                stack.callback(looking.cancel)
         service = await stack.enter_async_context(
             host.conversations(model, options, store, watch=watch)
         )

@@ -20,6 +20,7 @@ from edgellm.history.records import History, unpack
 
 log = logging.getLogger(__name__)
 
+DAY = 86400.0
 SUFFIX = ".journal"
 CLOCK = "clock"
 ASIDE = ".damaged"
@@ -175,6 +176,12 @@ class SessionFolder:
         while f"{file.name}{ASIDE}{count}" in taken:
             count += 1
         return file.with_name(f"{file.name}{ASIDE}{count}")
+
+
+def absence(latest: float, wall: float) -> float:
+    """Seconds that count as gone by while nobody had the folder, by the system's clock then and
+    now: at most a day, for it may be wrong by years."""
+    return min(max(wall - latest, 0.0), DAY) if latest else 0.0
 
 
 def _put_aside(file: Path, aside: Path) -> None:

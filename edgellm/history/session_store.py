@@ -33,11 +33,10 @@ from edgellm.errors import BusyError, FormatError
 from edgellm.history.disk_thread import DiskThread
 from edgellm.history.journal import Journal
 from edgellm.history.records import Forgotten, History, Record, pack
-from edgellm.history.session_folder import SessionFolder
+from edgellm.history.session_folder import DAY, SessionFolder, absence
 
 log = logging.getLogger(__name__)
 
-DAY = 86400.0
 TIDYING_S = 3600.0
 SMALL = 16 << 10
 """Bytes that a file may have without being made smaller."""
@@ -159,6 +158,11 @@ class SessionStore:
             self._worker.close(0 if self._hangs else PATIENCE_S)
             if not self._hangs:  # else the folder is ours until the process ends
                 self._folder.release()
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        return self._folder.path
 
     @property
     def now(self) -> float:
@@ -345,9 +349,8 @@ class SessionStore:
         """Take the folder, and find what is in it. Raises UsageError, OSError."""
         found, age, latest = await self._in_worker(self._folder.take)
         wall = self._wall()
-        absence = min(max(wall - latest, 0.0), DAY) if latest else 0.0
         times = [history.time for _, history in found]
-        self._age = max(age + absence, self.now, *times)
+        self._age = max(age + absence(latest, wall), self.now, *times)
         self._since = self._monotonic()
         self._latest = max(latest, wall)
         for file, history in found:
