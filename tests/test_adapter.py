@@ -58,6 +58,16 @@ def assert_same(found: Adapter, expected: Adapter) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_peft_finds_each_matrix_in_the_base(family: str, tmp_path: Path) -> None:
+    base = checkpoint.open(MODELS / family)
+    adapter.write_peft(tmp_path / "peft", random_adapter(base), base)
+    there = safetensors.read(MODELS / family / "model.safetensors")
+    for name in safetensors.read(tmp_path / "peft" / "adapter_model.safetensors"):
+        module = name.removeprefix("base_model.model.").rpartition(".lora_")[0]
+        assert f"{module}.weight" in there or module == "lm_head"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_family_reads_what_it_writes(family: str, tmp_path: Path) -> None:
     base = checkpoint.open(MODELS / family)
     made = random_adapter(base, family)

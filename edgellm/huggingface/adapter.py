@@ -26,6 +26,7 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 MAX_CONFIG = 1 << 20
 PREFIX = "base_model.model."
 HEAD = "lm_head"
+GATE = "ffn_gate"
 PARTS = (".lora_A.weight", ".lora_B.weight")
 NOTES = {
     "base_sha256": "edgellm.base.sha256",
@@ -44,8 +45,8 @@ IRRELEVANT = re.compile(
 """Keys that say how to train, or what the tensors' names and shapes say as well."""
 KEPT = (True, False, None, "gaussian", "orthogonal", "eva")
 """Ways to begin (`init_lora_weights`) that leave the base's weights as they are."""
-OTHER_NAMES = {"bitnet-b1.58": "bitnet", "granitehybrid": "granite"}
-"""Architectures in GGUF that transformers knows under another one's family."""
+OTHER_NAMES = {"bitnet-b1.58": "bitnet", "granitehybrid": "granitemoehybrid"}
+"""What transformers calls architectures that have another name in GGUF."""
 
 
 def about(folder: Path) -> About | None:
@@ -112,10 +113,13 @@ def read(folder: Path, base: ModelFile) -> Adapter:
 def write(folder: Path, adapter: Adapter, base: ModelFile) -> None:
     """See `edgellm.adapter.write_peft`."""
     targets = set(adapters.targets(base))
+    # Families that share an architecture differ in whether gate and up are one matrix.
+    gated = any(GATE in name for name in targets)
     fitting = (
-        (kind, _modules(kind, base))
+        (kind, modules)
         for kind in _model_types(base)
-        if targets <= set(_modules(kind, base).values())
+        if targets <= set((modules := _modules(kind, base)).values())
+        and gated == (GATE in NAMES[kind].block.values())
     )
     kind, modules = next(fitting, ("", {}))
     if not kind:
@@ -211,7 +215,9 @@ def _pattern(keys: Keys, text: str) -> re.Pattern[str]:
 
 def _model_types(base: ModelFile) -> list[str]:
     """What transformers may call a base's family."""
-    architecture = OTHER_NAMES.get(base.config.architecture, base.config.architecture)
+    architecture = base.config.architecture
+    if architecture in OTHER_NAMES:
+        return [OTHER_NAMES[architecture]]
     found = [kind for kind, family in FAMILIES.items() if family.architecture == architecture]
     if not found:
         allowed = "transformers has no such models; give an adapter in a GGUF file"

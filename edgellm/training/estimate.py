@@ -104,4 +104,4 @@ def seconds_per_token(checkpoint: Checkpoint, full: bool, positions: int) -> flo
 
 
 OVERHEAD = 1.6
-"""All the rest, norms and attention above all, as was measured."""
+"""All the rest, norms and attention above all: an estimate."""
