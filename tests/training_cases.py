@@ -14,11 +14,7 @@ from edgellm.checkpoint import Checkpoint
 
 MODELS = Path(__file__).parent / "data" / "models"
 OUT = Path(__file__).parent / "data" / "training"
-FAMILIES = sorted(
-    path.name
-    for path in MODELS.iterdir()
-    if path.name != "granite_4"  # peft has another layout of its feed-forward matrices
-)
+FAMILIES = sorted(path.name for path in MODELS.iterdir())
 RANK, SCALE, RATE = 2, 1.5, 1e-2
 
 
