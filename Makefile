@@ -8,7 +8,7 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11 pytho
 # Kernels are compiled by clang: the system's where there is one, else the one in a wheel.
 COMPILER := $(if $(shell command -v clang),,compiler)
 
-.PHONY: help chat test lint soak emulation bench model clean
+.PHONY: help chat test lint soak emulation bench model caller evaluate clean
 .SILENT:
 
 help:  ## show this list
@@ -35,9 +35,21 @@ emulation: $(VENV)/.developing  ## get an aarch64 Python, run every family of mo
 bench: $(VENV)/.developing  ## measure speed; PEER_PYTHON=python has llama-cpp-python
 	$(BIN)/python tests/benchmarks/speed_table.py build/shapes $(PEER_PYTHON)
 
-model: $(VENV)/.installed  ## train the model inside the package anew (most of an hour on one core)
-	$(BIN)/python -m edgellm.training.default_model edgellm/default_model.gguf
-	$(BIN)/python -m edgellm.training.evaluation --report edgellm/training/default_model.json
+model: $(VENV)/.developing  ## train the model inside the package anew (most of an hour on one core)
+	$(BIN)/python -m edgellm.training.default_model talks edgellm/default_model.gguf
+	$(MAKE) evaluate
+
+caller: $(VENV)/.developing  ## train build/caller.gguf, which calls tools, but not yet well enough
+	mkdir -p build
+	$(BIN)/python -m edgellm.training.default_model devices build/caller.gguf \
+	  --base edgellm/default_model.gguf --state build/caller.zip
+	$(MAKE) evaluate MODEL=build/caller.gguf REPORT=edgellm/training/caller.json
+
+REPORT ?= edgellm/training/default_model.json
+
+evaluate: $(VENV)/.developing  ## measure what MODEL answers and which tools it calls; writes REPORT
+	$(BIN)/python -m edgellm.training.evaluation $(MODEL) \
+	  --requests tests/data/requests/spoken.json --report $(REPORT)
 
 clean:  ## remove what was installed and built here
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

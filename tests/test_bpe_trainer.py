@@ -47,3 +47,17 @@ def test_training_is_repeatable() -> None:
 
 def test_it_stops_where_nothing_repeats() -> None:
     assert not bpe_trainer.train(["abc"], 1000).merges
+
+
+def test_a_vocabulary_is_extended() -> None:
+    more = ["set_fan(percent: 0..100 %)", "[[call]] set_fan"] * 3
+    data = bpe_trainer.extend(DATA, more, len(DATA.tokens) + 16, ["[[call]]"])
+    assert data.tokens[: len(DATA.tokens)] == DATA.tokens
+    assert data.merges[: len(DATA.merges)] == DATA.merges
+    assert len(set(data.tokens)) == len(data.tokens) == len(DATA.tokens) + 16
+    reader = tokenizer.make(data)
+    for text in TEXTS[:4]:  # whose pairs are merged to their end
+        assert reader.encode(text) == READER.encode(text)
+    assert reader.encode("[[call]] set")[0] == len(DATA.tokens)
+    assert len(reader.encode("percent")) < len(READER.encode("percent"))
+    assert reader.decode(reader.encode("a [[call]]")) == "a [[call]]"

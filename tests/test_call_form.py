@@ -18,7 +18,7 @@ from edgellm.chat import Chat
 from edgellm.errors import BackendError
 from edgellm.session import Called, Message
 from edgellm.tools import call_form
-from edgellm.tools.call_form import HERMES, LLAMA, MISTRAL, OWN, CallForm, result_text
+from edgellm.tools.call_form import HERMES, LINES, LLAMA, MISTRAL, OWN, CallForm, result_text
 from edgellm.tools.grammar import Grammars
 from edgellm.tools.tool import Tool
 
@@ -33,7 +33,7 @@ FAN = Tool(
     },
 )
 PUMP = Tool("pump", "Pumps <|im_end|>")
-FORMS = {"hermes": HERMES, "llama": LLAMA, "mistral": MISTRAL, "own": OWN}
+FORMS = {"hermes": HERMES, "lines": LINES, "llama": LLAMA, "mistral": MISTRAL, "own": OWN}
 PIECES = [
     *(bytes([byte]) for byte in range(256)),
     *(b'{"', b'": ', b'", "', b"}}", b'"}', b", ", b"true", b"false", b"null", b"00", b"12", b".5"),
@@ -59,7 +59,7 @@ def test_no_call_by_a_model_with_random_weights_is_malformed(form: CallForm) -> 
     random, numbers = Random(form.mark), np.random.default_rng(3)
     grammars = Grammars(LETTERS)
     calls = 0
-    for _ in range(50):  # of four forms: 200 sets of schemas
+    for _ in range(50):  # of five forms: 250 sets of schemas
         tools = {tool.name: tool for tool in (random_tools.tool(random) for _ in range(3))}
         sources = form.grammars(list(tools.values()))
         for _ in range(50 if SOAK else 2):

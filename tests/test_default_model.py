@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +12,9 @@ import pytest
 import edgellm
 from edgellm import checkpoint, runtime, tokenizer
 from edgellm.runtime import Model
-from edgellm.training import default_model
+from edgellm.training import default_model, device_course, prompt_form, talk_course
 from edgellm.training.evaluation import evaluate, talks
+from edgellm.training.schedule import Schedule
 
 MOST_BYTES = 2_000_000
 
@@ -44,8 +47,12 @@ def test_the_file_is_small_and_free() -> None:
 def test_its_vocabulary_is_the_recipe_s() -> None:
     data = checkpoint.open(runtime.default_model()).tokenizer
     assert data is not None
-    made = default_model.vocabulary()
+    made = talk_course.vocabulary(default_model.SEED)
     assert (tuple(data.tokens), tuple(data.merges)) == (made.tokens, made.merges)
+
+
+def test_its_template_is_the_recipe_s() -> None:
+    assert checkpoint.words(runtime.default_model()).template == prompt_form.TALKS
 
 
 @pytest.mark.parametrize(
@@ -91,8 +98,27 @@ def test_held_out_dialogues(model: Model) -> None:
 
 
 def test_batches_follow_from_the_seed() -> None:
-    reader = tokenizer.make(default_model.vocabulary(talks=300))
-    first, second = (default_model.batches(3, reader, 1) for _ in range(2))
-    assert np.array_equal(first.tokens, second.tokens)
-    assert np.array_equal(first.targets, second.targets)
-    assert not np.array_equal(first.tokens, default_model.batches(4, reader, 1).tokens)
+    reader = tokenizer.make(talk_course.vocabulary(2, talks=300))
+    for batch in (talk_course.batch, device_course.batch):
+        first, second, other = (batch(seed, reader, 1) for seed in (3, 3, 4))
+        assert np.array_equal(first.tokens, second.tokens)
+        assert np.array_equal(first.targets, second.targets)
+        assert not np.array_equal(first.tokens, other.tokens)
+
+
+def test_the_second_course_begins_with_what_the_first_has_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = functools.partial(device_course.vocabulary, lessons=100)
+    monkeypatch.setattr(device_course, "vocabulary", few)
+    monkeypatch.setattr(device_course, "SCHEDULE", Schedule(3, 1e-3))
+    made, state = tmp_path / "caller.gguf", tmp_path / "state.zip"
+    default_model.devices(made, runtime.default_model(), 1, 100, state)
+    file, base = checkpoint.open(made), checkpoint.open(runtime.default_model())
+    assert file.template == prompt_form.TEMPLATE
+    assert file.tokenizer is not None
+    assert base.tokenizer is not None
+    assert file.tokenizer.tokens[: len(base.tokenizer.tokens)] == base.tokenizer.tokens
+    assert len(file.config.layers) == len(device_course.PLACES)
+    assert state.exists()
+    assert not list(tmp_path.glob("*.partial.gguf"))

@@ -15,7 +15,8 @@ from edgellm.training import bpe_trainer
 from edgellm.training.batch import IGNORED
 from edgellm.training.dialogues import actions, conversation, noise, phrases, things, values, words
 from edgellm.training.dialogues.commands import UNSEEN_SET
-from edgellm.training.dialogues.rows import CONTROL, encode, rows
+from edgellm.training.dialogues.rows import encode, rows
+from edgellm.training.prompt_form import CONTROL
 
 UNSEEN_NOUNS = (
     *words.UNSEEN_SWITCHED, *words.UNSEEN_OPENED, *words.UNSEEN_STARTED, *words.UNSEEN_LOCKED,

@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from edgellm.pre_tokenizer import PRE_TOKENIZERS, words
-from edgellm.tokenizer import CONTROL, NORMAL, TokenizerData
+from edgellm.tokenizer import CONTROL, NORMAL, USER_DEFINED, TokenizerData
 
 Pair = tuple[str, str]
 
@@ -31,12 +32,7 @@ def train(
     equally common pairs the first in code point order. `control` tokens come first, the first of
     them being the end of generation.
     """
-    counts: Counter[str] = Counter()
-    for text in texts:
-        counts.update(words(text, PRE_TOKENIZERS[pre]))
-    spelled = [
-        ([CHARACTERS[byte] for byte in word.encode()], count) for word, count in counts.items()
-    ]
+    spelled = _spelled(texts, pre)
     tokens = [*control, *(CHARACTERS[byte] for byte in range(256))]
     merges = _merges(spelled, size - len(tokens), least)
     tokens += [left + right for left, right in merges]
@@ -50,8 +46,41 @@ def train(
     )
 
 
-def _merges(spelled: list[tuple[list[str], int]], most: int, least: int) -> list[Pair]:
-    """Merge the parts of (word, count) in place, and return the pairs in the order of merging."""
+def extend(
+    data: TokenizerData, texts: Iterable[str], size: int, marks: Sequence[str] = (), least: int = 2
+) -> TokenizerData:
+    """A vocabulary that `train` made, with marks, which are tokens wherever they stand, and then
+    with more pieces for `texts`. Its pieces keep their ids and come about as before."""
+    spelled = _spelled(texts, data.pre)
+    for merge in data.merges:
+        left, right = merge.split(" ")
+        for parts, _ in spelled:
+            if left in parts:
+                parts[:] = _joined(parts, (left, right))
+    tokens = [*data.tokens, *marks]
+    merges = _merges(spelled, size - len(tokens), least, set(tokens))
+    tokens += [left + right for left, right in merges]
+    return replace(
+        data,
+        tokens=tuple(tokens),
+        types=(*data.types, *[USER_DEFINED] * len(marks), *[NORMAL] * len(merges)),
+        merges=(*data.merges, *(f"{left} {right}" for left, right in merges)),
+    )
+
+
+def _spelled(texts: Iterable[str], pre: str) -> list[tuple[list[str], int]]:
+    """The words of texts as bytes, and how often each occurs."""
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(words(text, PRE_TOKENIZERS[pre]))
+    return [([CHARACTERS[byte] for byte in word.encode()], count) for word, count in counts.items()]
+
+
+def _merges(
+    spelled: list[tuple[list[str], int]], most: int, least: int, known: Iterable[str] = ()
+) -> list[Pair]:
+    """Merge the parts of (word, count) in place, and return the pairs in the order of merging. No
+    piece comes about that is known."""
     counts: Counter[Pair] = Counter()
     homes: dict[Pair, set[int]] = {}
     for index, (parts, count) in enumerate(spelled):
@@ -59,7 +88,7 @@ def _merges(spelled: list[tuple[list[str], int]], most: int, least: int) -> list
             counts[pair] += count
             homes.setdefault(pair, set()).add(index)
     merges: list[Pair] = []
-    made: set[str] = set()
+    made = set(known)
     while len(merges) < most and counts:
         best = min(counts, key=lambda pair: (-counts[pair], pair))
         if counts[best] < least:

@@ -1,26 +1,20 @@
-"""Makes the model inside the package: `python -m edgellm.training.default_model MODEL.gguf`.
+"""Makes the default model: `python -m edgellm.training.default_model talks|devices MODEL.gguf`.
 
-Everything follows from the seed: the vocabulary, the first weights, the dialogues and their order.
+Two courses, each of which writes a model: the first one's only talks, the second one's begins with
+that and learns to call devices' tools. Everything follows from the seed.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
-import itertools
 import sys
 import time
 from pathlib import Path
-from random import Random
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from edgellm import runtime, tokenizer
-from edgellm.training import bpe_trainer, initial_weights
-from edgellm.training.batch import plain
-from edgellm.training.dialogues import conversation
-from edgellm.training.dialogues.rows import CONTROL, TEMPLATE, rows
+from edgellm import checkpoint, runtime, tokenizer
+from edgellm.training import device_course, growth, prompt_form, talk_course
 from edgellm.training.model_writer import write_llama
 from edgellm.training.operations import TrainingBackend
 
@@ -28,65 +22,29 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from edgellm.config import Config
-    from edgellm.tokenizer import Tokenizer, TokenizerData
     from edgellm.training.batch import Batch
     from edgellm.training.course import Course
     from edgellm.training.initial_weights import Weights
     from edgellm.training.record import History
+    from edgellm.training.schedule import Rates
 
 SEED = 2
-VOCABULARY = 1024
-DIM, LAYERS, HEADS, KV_HEADS, HIDDEN = 128, 4, 4, 2, 384
-CONTEXT = 512
-
-STEPS, PEAK = 5400, 3e-3
-SHAPES = (*[(24, 96)] * 9, *[(8, 256)] * 2, (4, 512))
-"""(rows, tokens a row) of the batches, in turn: mostly short, so that first turns count."""
 
 ABOUT: dict[str, object] = {
+    "author": "the edgellm project",
+    "license": "MIT",
+    "sampling.temp": 0.0,  # a device's name and a number have one right spelling
+}
+TALKS: dict[str, object] = {
     "name": "edgellm default",
     "description": "Answers commands to household, garden and workshop devices; trained by "
     "edgellm.training.default_model on dialogues that edgellm.training.dialogues makes up",
-    "author": "the edgellm project",
-    "license": "MIT",
-    "sampling.temp": 0.0,  # a device's name and number have one right spelling
 }
-
-
-def vocabulary(seed: int = SEED, talks: int = 15000) -> TokenizerData:
-    """A vocabulary for the dialogues that `seed` gives."""
-    rng = Random(seed)
-    texts: list[str] = []
-    for _ in range(talks):
-        for question, answer in conversation(rng, 1):
-            texts += [f"user\n{question}", f"assistant\n{answer}"]
-    return bpe_trainer.train(texts, VOCABULARY, CONTROL, least=3)
-
-
-def batches(seed: int, vocabulary: Tokenizer, step: int) -> Batch:
-    """The batch of a step, the same whenever it is asked for."""
-    count, length = SHAPES[step % len(SHAPES)]
-    drawn = itertools.islice(rows(seed + 1000 * (step + 1), vocabulary, length), count)
-    tokens, targets, _ = zip(*drawn, strict=True)
-    return plain(np.stack(tokens), np.stack(targets))
-
-
-def first_course(
-    config: Config, weights: Weights, vocabulary: Tokenizer, seed: int, steps: int
-) -> Course:
-    """The training at its beginning."""
-    backend = runtime.backend("cpu")
-    assert isinstance(backend, TrainingBackend)
-    operations = backend.training()
-    from edgellm.training.course import Course, Plan
-    from edgellm.training.network import Network
-    from edgellm.training.optimiser import Rule
-    from edgellm.training.schedule import Schedule
-
-    network = Network(config, {}, operations, weights)
-    schedule = Schedule(steps, PEAK, warm_up=200, level=0.6, floor=0.02)
-    plan = Plan(schedule, Rule(beta2=0.98, decay=0.02))
-    return Course(network, plan, lambda step: [batches(seed, vocabulary, step)])
+DEVICES: dict[str, object] = {
+    "name": "edgellm devices",
+    "description": "Calls the tools of devices, and talks; trained by "
+    "edgellm.training.default_model on what edgellm.training.devices and .dialogues make up",
+}
 
 
 class Listener:
@@ -115,39 +73,106 @@ class Listener:
         pass
 
 
+def course(
+    config: Config, weights: Weights, schedule: Rates, batch: Callable[[int], Batch]
+) -> Course:
+    """A training at its beginning."""
+    backend = runtime.backend("cpu")
+    assert isinstance(backend, TrainingBackend)
+    from edgellm.training.course import Course, Plan
+    from edgellm.training.network import Network
+    from edgellm.training.optimiser import Rule
+
+    network = Network(config, {}, backend.training(), weights)
+    plan = Plan(schedule, Rule(beta2=0.98, decay=0.02))
+    return Course(network, plan, lambda step: [batch(step)])
+
+
+def talks(path: Path, seed: int, every: int, kept: Path | None) -> None:
+    """The first course: writes a model that only talks."""
+    data = talk_course.vocabulary(seed)
+    config, weights = talk_course.start(seed)
+    reader = tokenizer.make(data)
+    made = course(
+        config, weights, talk_course.SCHEDULE, lambda step: talk_course.batch(seed, reader, step)
+    )
+    write = functools.partial(
+        write_llama, config=config, tokenizer=data, template=prompt_form.TALKS, about=TALKS | ABOUT
+    )
+    train(path, made, every, kept, {"course": "talks", "seed": seed}, write)
+
+
+def devices(path: Path, base: Path, seed: int, every: int, kept: Path | None) -> None:
+    """The second course: writes a model that works devices, too, from one that only talks."""
+    opened = checkpoint.open(base)
+    assert opened.tokenizer is not None
+    own = tokenizer.make(opened.tokenizer)
+    data = device_course.vocabulary(opened.tokenizer, seed)
+    config, weights = growth.grown(
+        opened, own, data, device_course.PLACES, device_course.CONTEXT, seed
+    )
+    reader = tokenizer.make(data)
+    made = course(
+        config,
+        weights,
+        device_course.SCHEDULE,
+        lambda step: device_course.batch(seed, reader, step),
+    )
+    write = functools.partial(
+        write_llama,
+        config=config,
+        tokenizer=data,
+        template=prompt_form.TEMPLATE,
+        about=DEVICES | ABOUT,
+    )
+    train(path, made, every, kept, {"course": "devices", "seed": seed}, write)
+
+
+def train(
+    path: Path,
+    made: Course,
+    every: int,
+    kept: Path | None,
+    settings: dict[str, object],
+    write: Callable[..., None],
+) -> None:
+    """Train to the end, and write the model; what was there before is replaced only by what is
+    complete. `kept` is the file of the training's state, gone on from where there is one."""
+    from edgellm.training import state
+
+    draft = path.with_name(f"{path.stem}.partial.gguf")
+
+    def put() -> None:
+        write(draft, weights=made.network.arrays())
+
+    def save() -> None:
+        if kept:
+            state.save(kept, made, settings)
+
+    if kept and kept.exists():
+        state.restore(kept, made, settings)
+    made.run(Listener(made, every, put), save, every=300)
+    put()
+    draft.replace(path)
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m edgellm.training.default_model", description=__doc__
     )
+    parser.add_argument("course", choices=("talks", "devices"))
     parser.add_argument("file", type=Path, help="the GGUF file to write")
-    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--base", type=Path, help="what the first course has written")
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--every", type=int, default=100, help="steps between reports")
     parser.add_argument("--state", type=Path, help="file to save the training in, and go on from")
-    options = parser.parse_args(arguments)
-
-    data = vocabulary(options.seed)
-    reader = tokenizer.make(data)
-    # What was there before is replaced only by what is complete.
-    draft = options.file.with_name(f"{options.file.stem}.partial.gguf")
-    write = functools.partial(write_llama, draft, tokenizer=data, template=TEMPLATE, about=ABOUT)
-    config, weights = initial_weights.llama(
-        VOCABULARY, DIM, LAYERS, HEADS, KV_HEADS, HIDDEN, CONTEXT, options.seed
-    )
-    course = first_course(config, weights, reader, options.seed, options.steps)
-    from edgellm.training import state  # with tinygrad, which is set up by now
-
-    if options.state and options.state.exists():
-        state.restore(options.state, course, {"seed": options.seed, "steps": options.steps})
-    listener = Listener(course, options.every, lambda: write(config, course.network.arrays()))
-
-    def save() -> None:
-        if options.state:
-            state.save(options.state, course, {"seed": options.seed, "steps": options.steps})
-
-    course.run(listener, save, every=300)
-    write(config, course.network.arrays())
-    draft.replace(options.file)
+    given = parser.parse_args(arguments)
+    if given.course == "talks":
+        talks(given.file, given.seed, given.every, given.state)
+    elif given.base is None:
+        parser.error("the second course needs --base, a model that the first one has written")
+    else:
+        devices(given.file, given.base, given.seed, given.every, given.state)
     return 0
 
 

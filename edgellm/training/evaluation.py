@@ -1,4 +1,8 @@
-"""How well a model answers held-out dialogues: `python -m edgellm.training.evaluation [MODEL]`."""
+"""How well a model does what the default model is for: `python -m edgellm.training.evaluation`.
+
+Conversations without a device are scored by their answers, those with one by the calls of its tools
+(`edgellm.training.trial`).
+"""
 
 from __future__ import annotations
 
@@ -11,10 +15,14 @@ from pathlib import Path
 from random import Random
 
 from edgellm.runtime import Model, load
+from edgellm.training import trial
+from edgellm.training.devices import Held
 from edgellm.training.dialogues import conversation
 from edgellm.training.dialogues.rows import encode
 
 SEED = 7
+LISTED = 40
+"""Failures in a report, of each set that is made up anew."""
 
 
 @dataclass
@@ -69,22 +77,34 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("file", nargs="?", type=Path, help="a GGUF file; the default model if none")
     parser.add_argument("--count", type=int, default=300, help="conversations of each kind")
+    parser.add_argument("--requests", type=Path, help="a file of requests, written by hand")
     parser.add_argument("--report", type=Path, help="a JSON file for the result")
     options = parser.parse_args(arguments)
     report: dict[str, object] = {}
-    with load(options.file) as model:
-        for name, held_out in (("seen words", False), ("held out", True)):
-            score = evaluate(model, talks(SEED, options.count, held_out))
-            print(f"{name}: {score.exact} of {score.answers} answers exact ({score.share:.1%})")
-            for failure in score.failures[:20]:
-                print("  {question}\n    wanted: {wanted}\n    given:  {given}".format(**failure))
-            report[name] = {
-                "answers": score.answers,
-                "exact": score.exact,
-                "share": round(score.share, 4),
-            }
+    model = load(options.file)
+    for name, held_out in (("talks", False), ("held-out talks", True)):
+        score = evaluate(model, talks(SEED, options.count, held_out))
+        print(f"{name}: {score.exact} of {score.answers} answers exact ({score.share:.1%})")
+        report[name] = {
+            "answers": score.answers,
+            "exact": round(score.share, 4),
+            "failures": score.failures[:LISTED],
+        }
+    sets = {
+        "devices": trial.made_up(SEED, options.count, Held()),
+        "held-out phrasings": trial.made_up(SEED, options.count, Held(phrasings=True)),
+        "unseen devices": trial.made_up(SEED, options.count, Held(devices=True)),
+    }
+    if options.requests:
+        sets["written by hand"] = trial.written(options.requests)
+    scores = trial.hold(model, sets)
+    print("\n".join(trial.table(scores)))
+    report |= {name: score.as_json(LISTED) for name, score in scores.items()}
+    if options.requests:
+        report["written by hand"] = scores["written by hand"].as_json()
     if options.report:
-        options.report.write_text(json.dumps(report, indent=1) + "\n")
+        text = json.dumps(report, indent=1, ensure_ascii=False)
+        options.report.write_text(text + "\n", encoding="utf-8")
     return 0
 
 

@@ -12,15 +12,7 @@ from edgellm.tokenizer import Tokenizer
 from edgellm.training.batch import IGNORED
 from edgellm.training.dialogues.conversation import Conversation
 from edgellm.training.dialogues.scenes import scene
-
-TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
-    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-"""ChatML, as the default model is trained on it."""
-
-CONTROL = ("<|im_end|>", "<|im_start|>")
-"""The first ends a generation."""
+from edgellm.training.prompt_form import CONTROL
 
 SYSTEM_SHARE = 0.04
 SYSTEMS = (

@@ -1,0 +1,72 @@
+"""How models that we train see a conversation: ChatML, with a device's tools after the question.
+
+    <|im_start|>user
+    fan to 40<|im_end|>
+    <|im_start|>tools
+    Sets the speed of the fan: set_fan(percent: 0..100 %)
+    Reads the temperature: read_temperature()<|im_end|>
+    <|im_start|>assistant
+    [[call]] set_fan {"percent": 40}<|im_end|>
+    <|im_start|>tool
+    ok<|im_end|>
+    <|im_start|>assistant
+    OK, done.<|im_end|>
+
+Each tool is read in the light of the newest question, and its name in that of its description: so a
+small model has only to find the name that fits best, and to repeat it. Of what it has computed for
+the question before, only what came up to there is of use, which costs such a model milliseconds.
+"""
+
+from __future__ import annotations
+
+TALKS = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""Of a model that calls no tools."""
+
+TEMPLATE = """\
+{%- macro values(of) -%}
+{%- if of.enum is defined -%}
+{%- for one in of.enum -%}{{ '|' if not loop.first }}{{ one | tojson }}{%- endfor -%}
+{%- elif of.type in ('integer', 'number') and of.minimum is defined and of.maximum is defined -%}
+{{ of.minimum }}..{{ of.maximum }}
+{%- elif of.type == 'boolean' -%}true|false
+{%- elif of.type == 'string' -%}text
+{%- elif of.type in ('integer', 'number') -%}number
+{%- else -%}{{ of | tojson }}
+{%- endif -%}
+{%- if of.unit or of.description %} {{ of.unit or of.description }}{% endif -%}
+{%- endmacro -%}
+{%- macro declared() -%}
+<|im_start|>tools
+{%- for tool in tools -%}
+{%- set function = tool.function -%}
+{{ '\\n' }}{{ function.description }}: {{ function.name }}(
+{%- for name, of in function.parameters.properties.items() -%}
+{{ ', ' if not loop.first }}{{ name }}\
+{{ '' if name in (function.parameters.required or []) else '?' }}: {{ values(of) }}
+{%- endfor -%}
+)
+{%- endfor -%}
+<|im_end|>{{ '\\n' }}
+{%- endmacro -%}
+{%- set newest = namespace(question=0) -%}
+{%- for message in messages -%}
+{%- if message.role == 'user' -%}{%- set newest.question = loop.index -%}{%- endif -%}
+{%- endfor -%}
+{%- for message in messages -%}
+<|im_start|>{{ message.role }}{{ '\\n' }}{{ message.content }}
+{%- for call in message.tool_calls or [] -%}
+[[call]] {{ call.function.name }} {{ call.function.arguments | tojson }}
+{%- endfor -%}
+<|im_end|>{{ '\\n' }}
+{%- if tools and loop.index == newest.question -%}{{ declared() }}{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}<|im_start|>assistant{{ '\\n' }}{%- endif -%}
+"""
+
+CONTROL = ("<|im_end|>", "<|im_start|>")
+"""The first ends a generation."""
+
+MARK = "[[call]]"

@@ -1,0 +1,204 @@
+"""Trials: what a model does with a device's tools, asked as a device's user would ask it.
+
+The way is the one of `edgellm serve`: template, scheduler and the grammar of the tools.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Literal, cast, get_args
+
+from edgellm import chat
+from edgellm.channel import Call, Text
+from edgellm.errors import EdgeError
+from edgellm.runtime import Model
+from edgellm.sampling import Sampling
+from edgellm.scheduler import Scheduler
+from edgellm.service import Conversations
+from edgellm.tools.tool import Tool
+from edgellm.training.devices import Held, lesson
+from edgellm.training.prompt_form import CONTROL
+
+Calls = tuple[tuple[str, Mapping[str, object]], ...]
+"""Names and arguments, in order."""
+Kind = Literal["asks", "declines", "talks"]
+"""What an answer without a call does: asks for what is missing, says that it can't be, or else."""
+
+LONGEST = 96
+"""Tokens of an answer."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What is said, and what should come of it."""
+
+    question: str
+    wanted: Calls | Kind
+    results: tuple[tuple[bool, object], ...] = ()
+    """What the device answers to the wanted calls; where there are none, "ok"."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A conversation with a device."""
+
+    tools: tuple[Tool, ...]
+    turns: tuple[Turn, ...]
+
+
+@dataclass
+class Score:
+    """Requests by what was wanted, and how many were met."""
+
+    calls: int = 0
+    exact: int = 0
+    """Of `calls`: made as wanted, each argument equal, in the wanted order, and none besides."""
+    held: int = 0
+    """Requests that should be answered without a call, since something is missing or impossible."""
+    kept: int = 0
+    """Of `held`: answered without a call."""
+    talks: int = 0
+    quiet: int = 0
+    """Of `talks`: answered without a call."""
+    failures: list[dict[str, object]] = field(default_factory=list)
+
+    def add(self, turn: Turn, calls: Calls, text: str) -> None:
+        if turn.wanted == "talks":
+            self.talks += 1
+            right = not calls
+            self.quiet += right
+        elif isinstance(turn.wanted, str):
+            self.held += 1
+            right = not calls
+            self.kept += right
+        else:
+            self.calls += 1
+            right = calls == turn.wanted
+            self.exact += right
+        if not right:
+            given: dict[str, object] = {"asked": turn.question, "wanted": turn.wanted}
+            self.failures.append({**given, "calls": calls, "said": text})
+
+    def as_json(self, most: int | None = None) -> dict[str, object]:
+        """With `most` failures, or all."""
+        return {
+            "calls": self.calls,
+            "exact": _share(self.exact, self.calls),
+            "should ask or decline": self.held,
+            "no call": _share(self.kept, self.held),
+            "small talk": self.talks,
+            "talked": _share(self.quiet, self.talks),
+            "failures": self.failures[:most],
+        }
+
+
+def _share(part: int, whole: int) -> float | None:
+    return round(part / whole, 4) if whole else None
+
+
+def made_up(seed: int, count: int, held: Held) -> Iterable[Case]:
+    """Cases of one to three turns that the generator of the training makes."""
+    rng = Random(f"{seed} {held}")
+    for _ in range(count):
+        made = lesson(rng, rng.choice((1, 1, 2, 3)), held)
+        turns = []
+        for turn in made.turns:
+            wanted: Calls | Kind = tuple((call.name, call.arguments) for call in turn.calls)
+            if not turn.calls:
+                wanted = kind(turn.answer)
+            results = tuple((call.ok, call.result) for call in turn.calls)
+            turns.append(Turn(turn.question, wanted, results))
+        yield Case(made.tools, tuple(turns))
+
+
+def kind(answer: str) -> Kind:
+    """What one of the generator's answers does."""
+    from edgellm.training.devices.scenes import REFUSAL
+
+    if answer.startswith(("Which ", "How many ")):
+        return "asks"
+    return "declines" if answer.startswith((REFUSAL, "It must be ")) else "talks"
+
+
+def written(path: Path) -> list[Case]:
+    """The cases of a file: devices with their tools, as they declare them, and talks, each turn a
+    sentence and what should come of it."""
+    cases = []
+    for device in json.loads(path.read_text(encoding="utf-8")):
+        tools = tuple(Tool.check(declared) for declared in device["tools"])
+        for talk in device["talks"]:
+            turns = tuple(Turn(said, _wanted(wanted)) for said, wanted in talk)
+            cases.append(Case(tools, turns))
+    return cases
+
+
+def _wanted(found: object) -> Calls | Kind:
+    if isinstance(found, list):
+        return tuple((name, arguments) for name, arguments in found)
+    for known in get_args(Kind):
+        if found == known:
+            return cast(Kind, known)
+    raise ValueError(f"{found!r} is neither a list of calls nor one of {get_args(Kind)}")
+
+
+def hold(model: Model, sets: Mapping[str, Iterable[Case]]) -> dict[str, Score]:
+    """Ask a model all of it, and close it; a score for each set of cases."""
+    return asyncio.run(_hold(model, sets))
+
+
+async def _hold(model: Model, sets: Mapping[str, Iterable[Case]]) -> dict[str, Score]:
+    form = chat.for_model(model.file)
+    scores = {name: Score() for name in sets}
+    async with Scheduler(model.executor, model.tokenizer) as scheduler:
+        service = Conversations(
+            scheduler,
+            model.tokenizer,
+            form.render,
+            sampling=Sampling(temperature=0.0),
+            stop=form.stop,
+            control=CONTROL,
+            template=form.template,
+        )
+        for name, cases in sets.items():
+            for number, case in enumerate(cases):
+                session = f"{name} {number}"
+                service.declare(session, case.tools)
+                for turn in case.turns:
+                    scores[name].add(turn, *await _ask(service, session, turn))
+                service.close(session)
+    return scores
+
+
+async def _ask(service: Conversations, session: str, turn: Turn) -> tuple[Calls, str]:
+    """The calls that a question leads to, and what is said."""
+    calls: list[tuple[str, Mapping[str, object]]] = []
+    text = ""
+    results = itertools.chain(turn.results, itertools.repeat((True, "ok")))
+    try:
+        answer = service.ask(session, turn.question, max_tokens=LONGEST)
+        async for event in answer:
+            if isinstance(event, Call):
+                calls.append((event.name, event.arguments))
+                answer.result(event.number, *next(results))
+            elif isinstance(event, Text):
+                text += event.text
+    except EdgeError as error:  # such as a call that doesn't end
+        text += f" [{error}]"
+    return tuple(calls), text
+
+
+def table(scores: Mapping[str, Score]) -> list[str]:
+    """A line for each score."""
+    lines = []
+    for name, score in scores.items():
+        share = score.exact / max(score.calls, 1)
+        line = f"{name}: {score.exact} of {score.calls} calls exact ({share:.1%})"
+        line += f", {score.kept} of {score.held} asked back or declined"
+        lines.append(f"{line}, {score.quiet} of {score.talks} talked")
+    return lines

@@ -1,0 +1,171 @@
+"""Lessons come from their seed alone, their calls are valid, and what is held out never occurs."""
+
+from __future__ import annotations
+
+import json
+import re
+from random import Random
+
+import numpy as np
+import pytest
+
+from edgellm import tokenizer
+from edgellm.chat import Chat
+from edgellm.session import Called, Message
+from edgellm.tokenizer import Tokenizer
+from edgellm.tools import call_form
+from edgellm.tools.call_form import LINES, result_text
+from edgellm.training import bpe_trainer
+from edgellm.training.batch import IGNORED
+from edgellm.training.devices import Held, Lesson, lesson, numbers, rows, sensing
+from edgellm.training.devices.device import MACHINES, UNSEEN_MACHINES
+from edgellm.training.devices.scenes import REFUSAL
+from edgellm.training.dialogues import words
+from edgellm.training.prompt_form import CONTROL, MARK, TEMPLATE
+
+SEEN = 700
+
+
+@pytest.fixture(scope="module")
+def lessons() -> list[Lesson]:
+    rng = Random(4)
+    return [lesson(rng, 3) for _ in range(SEEN)]
+
+
+@pytest.fixture(scope="module")
+def reader(lessons: list[Lesson]) -> Tokenizer:
+    texts = (text for made in lessons[:150] for text, _ in rows.pieces(made.tools, made.turns))
+    plain = bpe_trainer.train(texts, 500, CONTROL)
+    return tokenizer.make(bpe_trainer.extend(plain, [], 501, [MARK]))
+
+
+def test_same_seed_same_lesson() -> None:
+    for held in (Held(), Held(phrasings=True), Held(devices=True)):
+        first, second = (lesson(Random(5), 4, held) for _ in range(2))
+        assert (first.tools, first.turns) == (second.tools, second.turns)
+
+
+@pytest.mark.parametrize("held", [Held(), Held(phrasings=True), Held(devices=True)])
+def test_every_call_is_valid_by_its_tool(held: Held) -> None:
+    rng = Random(6)
+    for _ in range(300):
+        made = lesson(rng, 3, held)
+        tools = {tool.name: tool for tool in made.tools}
+        assert len(tools) == len(made.tools)
+        for turn in made.turns:
+            assert turn.question.strip()
+            assert turn.answer.strip()
+            assert not re.search(r"\{[a-z]\}", turn.question + turn.answer)
+            for call in turn.calls:
+                tool = tools[call.name]
+                assert tool.schema.mismatch(call.arguments) is None
+                given = [name for name in tool.schema.properties if name in call.arguments]
+                assert list(call.arguments) == given  # as the grammar has them
+
+
+def test_lessons_are_many_and_of_all_kinds(lessons: list[Lesson]) -> None:
+    turns = [turn for made in lessons for turn in made.turns]
+    assert len({turn.question for turn in turns}) > 0.9 * len(turns)
+    assert len({tool.line() for made in lessons for tool in made.tools}) > 2 * len(lessons)
+    kinds = {
+        "asks": sum(turn.answer.startswith(("Which ", "How many ")) for turn in turns),
+        "declines": sum(turn.answer == REFUSAL for turn in turns),
+        "range": sum(turn.answer.startswith("It must be from ") for turn in turns),
+        "two": sum(len(turn.calls) == 2 for turn in turns),
+        "reads": sum(turn.answer.startswith("The ") for turn in turns),
+        "fails": sum(turn.answer.startswith("That failed: ") for turn in turns),
+    }
+    assert min(kinds.values()) > 0.01 * len(turns), kinds
+    assert sum(bool(turn.calls) for turn in turns) > 0.5 * len(turns)
+
+
+def test_nothing_held_out_occurs_in_training(lessons: list[Lesson]) -> None:
+    known = {*MACHINES, *words.NOUNS, *words.PLACES, *words.ADJECTIVES}
+    known |= {*words.SWITCHED, *words.OPENED, *words.STARTED, *words.PLANTS}
+    assert not known & set(UNSEEN_MACHINES)
+    said = " ".join(turn.question for made in lessons for turn in made.turns).lower()
+    declared = " ".join(tool.line() for made in lessons for tool in made.tools)
+    for unseen in (*UNSEEN_MACHINES, *sensing.UNSEEN_SENSES):
+        assert not re.search(rf"\b{unseen}\b", said), unseen
+    for measure in numbers.UNSEEN_MEASURES.values():
+        assert not re.search(rf"\b{measure.names[0]}\b", declared)
+
+
+def test_no_way_of_asking_is_both_learnt_and_held_out(lessons: list[Lesson]) -> None:
+    for made in lessons:
+        for ability in made.device.abilities:
+            for use in ability.uses:
+                assert not set(use.asks) & set(use.unseen)
+                assert use.unseen
+
+
+def test_numbers_are_said_as_they_are_meant() -> None:
+    rng = Random(1)
+    assert numbers.in_words(17, rng) == "seventeen"
+    assert re.fullmatch("forty[ -]two", numbers.in_words(42, rng))
+    assert re.fullmatch("(a|one) hundred( and)? five", numbers.in_words(105, rng))
+    drawn = {numbers.draw(numbers.MEASURES["seconds"], 1, 600, rng) for _ in range(2000)}
+    assert (60, "a minute") in drawn
+    assert (300, "five minutes") in drawn
+    for value, said in drawn:
+        assert 0 < value <= 600
+        if said.endswith(" seconds") and said.split()[0].isdigit():
+            assert str(value) == said.split()[0]
+
+
+def test_lessons_are_learnt_as_the_template_writes_them(lessons: list[Lesson]) -> None:
+    chat = Chat(TEMPLATE)
+    assert call_form.choose(chat.render, TEMPLATE) == LINES
+    for made in lessons[:60]:
+        messages: list[Message] = []
+        for turn in made.turns:
+            messages.append(Message(role="user", content=turn.question))
+            for call in turn.calls:
+                called = Called(number=1, name=call.name, arguments=dict(call.arguments))
+                messages.append(Message(role="assistant", content="", call=called))
+                result = result_text(call.ok, call.result)
+                messages.append(Message(role="tool", content=result, call=called))
+            messages.append(Message(role="assistant", content=turn.answer))
+        learnt = "".join(text for text, _ in rows.pieces(made.tools, made.turns))
+        prompt = LINES.prompt(chat.render, messages, made.tools, str)
+        assert prompt == f"{learnt}\n<|im_start|>assistant\n"
+
+
+def test_the_template_takes_whatever_a_tool_may_declare() -> None:
+    schema = {
+        "type": "object",
+        "properties": {
+            "list": {"type": "array", "items": {"type": "integer"}},
+            "level": {"enum": [1, 2.5, True, None, "high"]},
+            "free": {"type": "number", "minimum": 0},
+        },
+    }
+    function = {"name": "f", "description": "", "parameters": schema}
+    messages = [{"role": role, "content": "a"} for role in ("user", "assistant", "user")]
+    prompt = Chat(TEMPLATE).render(messages, tools=[{"type": "function", "function": function}])
+    lists = json.dumps(schema["properties"]["list"])  # type: ignore[index]
+    wanted = f': f(list?: {lists}, level?: 1|2.5|true|null|"high", free?: number)'
+    end = f"user\na<|im_end|>\n<|im_start|>tools\n{wanted}<|im_end|>\n<|im_start|>assistant\n"
+    assert prompt.endswith(end)
+    assert prompt.count("<|im_start|>tools") == 1
+
+
+def test_batches_hold_whole_samples_that_begin_where_they_say(reader: Tokenizer) -> None:
+    batch = rows.batch(3, reader, 4, 400)
+    again = rows.batch(3, reader, 4, 400)
+    assert np.array_equal(batch.tokens, again.tokens)
+    assert not np.array_equal(batch.tokens, rows.batch(4, reader, 4, 400).tokens)
+    begin = reader.encode(CONTROL[1], parse_special=True)
+    assert (batch.tokens == 0).mean() < 0.3  # ends, and what is left over
+    for tokens, targets, first in zip(batch.tokens, batch.targets, batch.first, strict=True):
+        used = int(np.flatnonzero(targets != IGNORED)[-1]) + 1
+        assert len(np.unique(first)) > 1
+        for start in np.unique(first[:used]):
+            assert tokens[start] == begin[0]
+        learnt = np.flatnonzero(targets[:-1] != IGNORED)
+        inside = learnt[first[learnt + 1] == first[learnt]]  # a sample's last token is only wanted
+        assert np.array_equal(targets[inside], tokens[inside + 1])
+    wanted = batch.targets.flatten().tolist()
+    text = reader.decode([token for token in wanted if token != IGNORED])
+    assert MARK in text
+    assert "user" not in text
