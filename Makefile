@@ -25,7 +25,7 @@ lint: $(VENV)/.developing  ## check style and types
 	$(BIN)/ruff format --check
 	$(BIN)/mypy edgellm backends plugins
 
-soak: $(VENV)/.developing  ## run the tests of the device link and of tool calls, release size (hours)
+soak: $(VENV)/.developing  ## run the tests that take hours: link, tool calls, plans and trainings at release size
 	EDGELLM_SOAK=1 $(BIN)/pytest -q $$(grep -l SOAK tests/test_*.py)
 
 emulation: $(VENV)/.developing  ## get an aarch64 Python, run every family of models on it under qemu

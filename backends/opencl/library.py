@@ -17,7 +17,10 @@ from edgellm.errors import BackendError, EdgeError, FitError
 
 LOADERS = ("libOpenCL.so.1", "libOpenCL.so", "/vendor/lib64/libOpenCL.so", "OpenCL")
 VENDORS = Path("/etc/OpenCL/vendors")
-INSTALL = "install the device's driver, or for the CPU: apt-get install pocl-opencl-icd"
+INSTALL = (
+    "install the device's driver, or for the CPU: apt-get install ocl-icd-libopencl1 "
+    "pocl-opencl-icd"
+)
 
 ERRORS = {
     -1: "CL_DEVICE_NOT_FOUND",
