@@ -80,7 +80,7 @@ def floats(kind: quant.TensorType) -> Write:
 
 
 def _blocks_of_32(blocks: Stored, out: Stored) -> None:
-    """Q4_0, Q4_1, Q5_0, Q5_1, Q8_0: stored blocks have their codes in lanes already."""
+    """Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL: stored blocks have their codes in lanes already."""
     for name in ("d", "m"):
         if name in (out.dtype.names or ()):
             out[name] = _rows_last(blocks[name])
@@ -133,6 +133,14 @@ def _q6_k(blocks: Stored, out: Stored) -> None:
     out["d"] = _rows_last(blocks["d"])
 
 
+def _q2_k(blocks: Stored, out: Stored) -> None:
+    codes = _split(_lanes(blocks["qs"]).reshape(*blocks.shape, 2, 8), 2)
+    out["sub"]["q"] = _rows_last(_gather(codes.reshape(*blocks.shape, 8, 2, 4), 2))
+    out["f"] = _rows_last(_lanes(blocks["scales"]))
+    for name in ("d", "dmin"):
+        out[name] = _rows_last(blocks[name])
+
+
 def _q3_k(blocks: Stored, out: Stored) -> None:
     """As Q6_K: its codes are 0…7 for -4…3, that one's 28…35."""
     low, upper = _lanes(blocks["scales"])[..., :2], _lanes(blocks["scales"])[..., 2:]
@@ -148,35 +156,13 @@ def _q3_k(blocks: Stored, out: Stored) -> None:
     out["d"] = _rows_last(blocks["d"])
 
 
-def _pairs_of_levels() -> NDArray[np.uint16]:
-    index = np.arange(0x1000)
-    levels = quant.IQ4.astype(np.int8)
-    pairs: NDArray[np.uint16] = np.stack([levels[index & 15], levels[index >> 8]], axis=1).view(
-        "<u2"
-    )
-    return pairs[:, 0]
-
-
-_PAIRS = _pairs_of_levels()
-"""Two levels of IQ4, for an index with one's nibble at the bottom of either byte."""
-
-
-def _iq4_nl(blocks: Stored, out: Stored) -> None:
-    out["d"] = _rows_last(blocks["d"])
-    packed = blocks["qs"].view("<u2")
-    low, high = _PAIRS[packed & 0x0F0F], _PAIRS[packed >> 4 & 0x0F0F]
-    out["q"] = _rows_last(_lanes(np.concatenate([low, high], axis=-1)))
-
-
 def _iq4_xs(blocks: Stored, out: Stored) -> None:
-    """As Q8_0: a factor of six bits is rounded into each 32 values' scale."""
-    plain = np.empty((*blocks.shape, 8), quant.TYPES["IQ4_NL"].dtype)
-    plain["qs"] = blocks["qs"].reshape(*blocks.shape, 8, 16)
     low = np.stack([blocks["scales_l"] & 15, blocks["scales_l"] >> 4], axis=-1)
     high = blocks["scales_h"][..., None] >> np.arange(0, 16, 2, dtype=np.uint16) & 3
-    factors = (low.reshape(*blocks.shape, 8) | high << 4).astype(np.float32) - 32
-    plain["d"] = blocks["d"].astype(np.float32)[..., None] * factors
-    _iq4_nl(plain, out)
+    factors = (low.reshape(*blocks.shape, 8) | high << 4).astype(np.int8) - np.int8(32)
+    out["sc"] = _rows_last(factors)
+    out["sub"]["q"] = _rows_last(_lanes(blocks["qs"]).reshape(*blocks.shape, 8, 4))
+    out["d"] = _rows_last(blocks["d"])
 
 
 def _tq1_0(blocks: Stored, out: Stored) -> None:
@@ -208,27 +194,14 @@ def signs(d: np.float32) -> Write:
     return write
 
 
-def _q2_k(blocks: Stored, out: Stored) -> None:
-    """As Q8_0, in steps of a 127th of each 32 values' largest magnitude."""
-    values = quant.TYPES["Q2_K"].expand(blocks.reshape(-1)).reshape(*blocks.shape, 8, 32)
-    d = (np.abs(values).max(axis=-1) / np.float32(127)).astype(np.float16)
-    steps = d.astype(np.float32)[..., None]
-    values *= np.where((steps > 0) & np.isfinite(steps), 1 / steps, 0)
-    values[~np.isfinite(values)] = 0  # its d says already that it is none
-    codes = np.rint(values, out=values).clip(-127, 127, out=values)
-    out["q"] = _rows_last(_lanes(codes.astype(np.int8)))
-    out["d"] = _rows_last(d)
-
-
 WRITERS: dict[str, Write] = {
     **dict.fromkeys(("F32", "F16", "BF16"), plain),
-    **dict.fromkeys(("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"), _blocks_of_32),
+    **dict.fromkeys(("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "IQ4_NL"), _blocks_of_32),
     "Q2_K": _q2_k,
     "Q3_K": _q3_k,
     "Q4_K": _q4_k,
     "Q5_K": _q5_k,
     "Q6_K": _q6_k,
-    "IQ4_NL": _iq4_nl,
     "IQ4_XS": _iq4_xs,
     "TQ1_0": _tq1_0,
     "TQ2_0": _tq2_0,

@@ -19,8 +19,15 @@ halves and those of 16+4v… in its high ones.
   Q6_K          f16 d[8], i8 sc[16][8 rows], 8 times: nibbles, lane h[2][8 rows]
                 bits 2v and 2v+1 of byte j of h[a] are the upper two of input 16a+4v+j
                                                                        d * sc * (q - 32)
+  Q2_K          f16 d[8], f16 dmin[8], lane f[4][8 rows], 8 times: lane q[2][8 rows]
+                byte j of f[v] has sc and m of inputs 16(4v+j)… in its low and its high half;
+                bits 2v and 2v+1 of byte j of q[a] are input 16a+4v+j
+                                                                       d * sc * q - dmin * m
+  IQ4_NL        f16 d[8], nibbles                                      d * level[q]
+  IQ4_XS        f16 d[8], i8 sc[8][8 rows], 8 times nibbles            d * sc * level[q]
 
-Blocks are of 32 columns, those of the last three of 256, with a scale for each 32 (Q6_K: 16).
+Levels are those of `edgellm.quant.IQ4`. Blocks are of 32 columns, those of K formats and of IQ4_XS
+of 256, with a scale for each 32 (Q6_K, Q2_K: 16).
 """
 
 from __future__ import annotations
@@ -45,7 +52,8 @@ PIECE = 1 << 19
 _NIBBLES = ("q", "<u4", (4, GROUP))
 _FIFTH = ("h", "<u4", (GROUP,))
 _D, _M = ("d", "<f2", (GROUP,)), ("m", "<f2", (GROUP,))
-_FACTORS = [_D, ("dmin", "<f2", (GROUP,)), ("sc", "u1", (8, GROUP)), ("m", "u1", (8, GROUP))]
+_DMIN = ("dmin", "<f2", (GROUP,))
+_FACTORS = [_D, _DMIN, ("sc", "u1", (8, GROUP)), ("m", "u1", (8, GROUP))]
 
 BLOCKS: dict[str, np.dtype[np.void]] = {
     "F32": np.dtype([("x", "<u4", (GROUP,))]),
@@ -61,21 +69,21 @@ BLOCKS: dict[str, np.dtype[np.void]] = {
     "Q6_K": np.dtype(
         [_D, ("sc", "i1", (16, GROUP)), ("sub", [_NIBBLES, ("h", "<u4", (2, GROUP))], (8,))]
     ),
+    "Q2_K": np.dtype(
+        [_D, _DMIN, ("f", "<u4", (4, GROUP)), ("sub", [("q", "<u4", (2, GROUP))], (8,))]
+    ),
+    "IQ4_NL": np.dtype([_D, _NIBBLES]),
+    "IQ4_XS": np.dtype([_D, ("sc", "i1", (8, GROUP)), ("sub", [_NIBBLES], (8,))]),
 }
 """The packed formats in the order of their numbers, and one block of eight rows in each."""
 
 FLOAT_FORMATS = ("F32", "F16", "BF16")
 
-EXACT = {"IQ4_NL": "Q8_0", "TQ1_0": "Q4_0", "TQ2_0": "Q4_0", "Q3_K": "Q6_K"}
+EXACT = {"TQ1_0": "Q4_0", "TQ2_0": "Q4_0", "Q3_K": "Q6_K"}
 """Types that are packed as another one without a change of their values."""
 
-ROUNDED = {
-    "IQ4_XS": ("Q8_0", "scales rounded to float16"),
-    "Q2_K": ("Q8_0", "values rounded to 8 bits"),
-    "F64": ("F32", "values rounded to float32"),
-    "I32": ("F32", "values rounded to float32"),
-    "I64": ("F32", "values rounded to float32"),
-}
+ROUNDED = ("F64", "I32", "I64")
+"""Types that are packed in float32, with a rounding of their values."""
 
 NOT_PACKED = ("shortconv.conv.weight", "_norm.weight", "_norm.bias")
 """How the names of those tensors end that are matrices only by their shapes."""
@@ -114,8 +122,9 @@ def choose(tensor: StoredTensor) -> tuple[str, str]:
         stored = "F32"
     if stored in BLOCKS:
         return stored, ""
-    format, loss = ROUNDED.get(stored, (EXACT.get(stored, "F32"), ""))
-    return format, f"{stored} packed as {format}" + (f", {loss}" if loss else "")
+    format = EXACT.get(stored, "F32")
+    loss = ", values rounded to float32" if stored in ROUNDED else ""
+    return format, f"{stored} packed as {format}{loss}"
 
 
 def formats(tensors: Mapping[str, StoredTensor]) -> dict[str, str]:
@@ -226,13 +235,22 @@ def _plain_values(blocks: Stored, format: str) -> Floats:
 
 def _values(blocks: Stored, format: str) -> Floats:
     """(groups, width, …, 8 lanes, 8 rows, 4 inputs)"""
-    d, q = _scale(blocks["d"]), _codes(blocks, format).astype(np.float32)
+    codes = _codes(blocks, format)
+    d, q = _scale(blocks["d"]), codes.astype(np.float32)
     if format in ("Q4_K", "Q5_K"):
         shift: Floats = _scale(blocks["dmin"])[:, :, None] * _scale(blocks["m"])
         return q * (d[:, :, None] * _scale(blocks["sc"])) - shift
-    if format == "Q6_K":  # a factor for four lanes
-        factors = _scale(np.repeat(blocks["sc"], 4, axis=2)).reshape(*q.shape[:-1], 1)
-        return (q - 32) * (d[:, :, None] * factors)
+    if format == "Q6_K":
+        return (q - 32) * (d[:, :, None] * _of_halves(blocks["sc"]))
+    if format == "Q2_K":
+        both = np.swapaxes(blocks["f"][..., None].view(np.uint8), -1, -2)
+        both = both.reshape(*blocks.shape, 16, GROUP)
+        shift = _scale(blocks["dmin"])[:, :, None] * _of_halves(both >> 4)
+        return q * (d[:, :, None] * _of_halves(both & 15)) - shift
+    if format == "IQ4_NL":
+        return quant.IQ4[codes] * d
+    if format == "IQ4_XS":
+        return quant.IQ4[codes] * (d[:, :, None] * _scale(blocks["sc"]))
     if format in ("Q4_1", "Q5_1"):
         return q * d + _scale(blocks["m"])
     return d * (q - {"Q4_0": 8, "Q5_0": 16, "Q8_0": 0}[format])
@@ -243,15 +261,27 @@ def _codes(blocks: Stored, format: str) -> NDArray[np.uint8] | NDArray[np.int8]:
     lanes = sub["q"][..., None].view(np.uint8)
     if format == "Q8_0":
         return lanes.view(np.int8)
+    if format == "Q2_K":
+        return _pairs_of_bits(lanes)
     codes = np.concatenate([lanes & 15, lanes >> 4], axis=-3)
     if format == "Q6_K":
-        upper = sub["h"][..., None].view(np.uint8)
-        pairs = np.stack([upper >> 2 * v & 3 for v in range(4)], axis=-3)
-        codes |= pairs.reshape(codes.shape) << 4
+        codes |= _pairs_of_bits(sub["h"][..., None].view(np.uint8)) << 4
     elif format.startswith("Q5"):
         fifth = sub["h"][..., None].view(np.uint8)
         codes |= np.stack([fifth >> v & 1 for v in range(8)], axis=-3) << 4
     return codes
+
+
+def _pairs_of_bits(lanes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(…, 2 lanes, 8 rows, 4) bytes to (…, 8 lanes, 8 rows, 4) numbers of two bits."""
+    pairs: NDArray[np.uint8] = np.stack([lanes >> 2 * v & 3 for v in range(4)], axis=-3)
+    return pairs.reshape(*lanes.shape[:-3], 8, GROUP, 4)
+
+
+def _of_halves(factors: NDArray[Any]) -> Floats:
+    """(groups, width, 16, 8 rows) for each lane and input: one for four lanes."""
+    each: Floats = _scale(np.repeat(factors, 4, axis=2))
+    return each.reshape(*factors.shape[:2], 8, 8, GROUP, 1)
 
 
 def _scale(factors: NDArray[Any]) -> Floats:

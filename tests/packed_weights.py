@@ -5,7 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-FORMATS = ("F32", "F16", "BF16", "Q4_0", "Q5_0", "Q8_0", "Q4_1", "Q5_1", "Q4_K", "Q5_K", "Q6_K")
+FORMATS = (
+    "F32", "F16", "BF16", "Q4_0", "Q5_0", "Q8_0", "Q4_1", "Q5_1", "Q4_K", "Q5_K", "Q6_K", "Q2_K",
+    "IQ4_NL", "IQ4_XS",
+)  # fmt: skip
 FLOATS = FORMATS[:3]
 
 # A block of each integer format: its inputs and its fields (name, type, shape).
@@ -28,7 +31,14 @@ LAYOUTS = {
             ("part", [NIBBLES, ("upper", "u1", (2, 8, 4))], (8,)),
         ],
     ),
+    "Q2_K": (
+        256,
+        [*SCALES[:2], ("factors", "u1", (4, 8, 4)), ("part", [("pairs", "u1", (2, 8, 4))], (8,))],
+    ),
+    "IQ4_NL": (32, [("d", "<f2", (8,)), NIBBLES]),
+    "IQ4_XS": (256, [("d", "<f2", (8,)), ("sc", "i1", (8, 8)), ("part", [NIBBLES], (8,))]),
 }
+LEVELS = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113])
 FLOAT_TYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
 
@@ -86,6 +96,8 @@ def meaning(name: str, packed: NDArray[np.void | np.float32], rows: int) -> NDAr
     d = packed["d"].astype(np.float64)[..., None]  # (groups, blocks, 8 rows, 1)
     if name == "Q8_0":
         values = d * inputs_last(packed["q"])
+    elif name == "IQ4_NL":
+        values = d * LEVELS[nibbles(packed["nibbles"])]
     elif name in ("Q4_0", "Q4_1", "Q5_0", "Q5_1"):
         codes = nibbles(packed["nibbles"])
         if "fifth" in packed.dtype.names:
@@ -104,19 +116,42 @@ def meaning(name: str, packed: NDArray[np.void | np.float32], rows: int) -> NDAr
 def superblock(name: str, packed: NDArray[np.void], d: NDArray[np.float64]) -> NDArray[np.float64]:
     """The values (groups, blocks, 8 rows, 256 inputs) of a K format."""
     part = packed["part"]
+    if name == "Q2_K":
+        # (groups, blocks, 4, 8 rows, 4) to (groups, blocks, 16, 8 rows)
+        both = np.moveaxis(packed["factors"], 4, 3).reshape(*packed.shape, 16, 8)
+        m = packed["m"].astype(np.float64)[..., None, :, None]
+        scaled = d[..., None, :, :] * of_halves(both & 15) * pairs(part["pairs"])
+        return parts_last(scaled - m * of_halves(both >> 4))
     codes = nibbles(part["nibbles"])  # (groups, blocks, 8 parts, 8 rows, 32)
     if name == "Q6_K":
-        upper = part["upper"]  # (groups, blocks, 8 parts, 2 halves, 8 rows, 4)
-        pairs = (upper[..., None, :, :] >> (2 * np.arange(4))[:, None, None]) & 3
-        codes += inputs_last(pairs.reshape(*pairs.shape[:3], 8, 8, 4)) * 16
-        scale = packed["sc"].astype(np.float64).reshape(*packed.shape, 8, 2, 8)
-        each = np.repeat(np.moveaxis(scale, 3, 4), 16, axis=4)  # (..., 8 parts, 8 rows, 32)
-        values = d[..., None, :, :] * each * (codes - 32)
+        codes += pairs(part["upper"]) * 16
+        values = d[..., None, :, :] * of_halves(packed["sc"]) * (codes - 32)
+    elif name == "IQ4_XS":
+        scale = packed["sc"].astype(np.float64)[..., None]
+        values = d[..., None, :, :] * scale * LEVELS[codes]
     else:
         if name == "Q5_K":
             codes += fifth_bits(part["fifth"])
         m = packed["m"].astype(np.float64)[..., None, :, None]
         scale, minimum = (packed[field].astype(np.float64)[..., None] for field in ("sc", "sm"))
         values = d[..., None, :, :] * scale * codes - m * minimum
-    moved = np.moveaxis(values, 2, 3)  # (groups, blocks, 8 rows, 8 parts, 32)
+    return parts_last(values)
+
+
+def pairs(bits: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Two bits for each of (groups, blocks, 8 parts, 8 rows, 32 inputs), from (..., 8 parts,
+    2 halves, 8 rows, 4) bytes."""
+    each = (bits[..., None, :, :] >> (2 * np.arange(4))[:, None, None]) & 3
+    return inputs_last(each.reshape(*each.shape[:3], 8, 8, 4))
+
+
+def of_halves(factors: NDArray[np.integer]) -> NDArray[np.float64]:
+    """(groups, blocks, 16, 8 rows) to (groups, blocks, 8 parts, 8 rows, 32 inputs)."""
+    halves = factors.astype(np.float64).reshape(*factors.shape[:2], 8, 2, 8)
+    return np.repeat(np.moveaxis(halves, 3, 4), 16, axis=4)
+
+
+def parts_last(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(groups, blocks, 8 parts, 8 rows, 32) to (groups, blocks, 8 rows, 256 inputs)."""
+    moved = np.moveaxis(values, 2, 3)
     return moved.reshape(*moved.shape[:3], 256)

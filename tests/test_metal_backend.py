@@ -31,8 +31,7 @@ from edgellm.executor import Cancelled, Executor
 from edgellm_backends.gpu.sources import KERNELS
 from edgellm_backends.metal import edgellm_backend
 
-EXACTLY_PACKED = [kind for kind in typed_models.TYPES if kind not in packing.ROUNDED]
-HALF = ("F16", "Q8_0", "Q4_1", "Q6_K")
+HALF = ("F16", "Q8_0", "Q4_1", "Q6_K", "Q2_K", "IQ4_XS")
 """Those whose kernels differ most in half precision."""
 HALF_CLOSE = 2e-2
 """Of a position's range of logits."""
@@ -68,7 +67,7 @@ def test_a_family_of_the_fixtures(fake: FakeMetal, shared: Path, name: str) -> N
     run.close()
 
 
-@pytest.mark.parametrize("kind", EXACTLY_PACKED)
+@pytest.mark.parametrize("kind", typed_models.TYPES)
 def test_a_type(
     fake: FakeMetal, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,15 @@
 enum { SIGNED_LIMIT = 128, SIGNED_OFFSET = 0 };
 INLINE Bytes signed_codes(Bytes codes) { return codes; }
 
+INLINE Bytes from_table(const int8_t *table, Bytes index) {
+    int8x16_t numbers = vld1q_s8(table);
+    uint8x16_t halves[2];
+    memcpy(halves, &index, sizeof halves);
+    int8x16_t found[] = {vqtbl1q_s8(numbers, halves[0]), vqtbl1q_s8(numbers, halves[1])};
+    memcpy(&index, found, sizeof index);
+    return index;
+}
+
 // Of 32 registers each row takes 2 for integer sums and 2 for floats.
 enum { TILE_ROWS = 4, DIRECT_ROWS = 4 };
 

@@ -10,6 +10,13 @@ enum { SIGNED_LIMIT = 128, SIGNED_OFFSET = 0 };
 
 INLINE Bytes signed_codes(Bytes codes) { return codes; }
 
+// The number of a table for each index, 0 to 15.
+INLINE Bytes from_table(const int8_t *table, Bytes index) {
+    Bytes found;
+    for (int i = 0; i < LANES * 4; i++) found[i] = (uint8_t)table[index[i]];
+    return found;
+}
+
 // So many rows of activations are multiplied at once, as registers allow: 2, 4 or 6. More than
 // DIRECT_ROWS in all are worth the decoding of weights into memory.
 enum { TILE_ROWS = 4, DIRECT_ROWS = 4 };

@@ -11,6 +11,19 @@ INLINE int32_t four(const int8_t *x) {
     return bits;
 }
 
+INLINE Bytes from_table(const int8_t *table, Bytes index) {
+    __m128i numbers = _mm_loadu_si128((const __m128i *)table);
+#if defined(__AVX2__)
+    return (Bytes)_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(numbers), (__m256i)index);
+#else
+    __m128i halves[2];
+    memcpy(halves, &index, sizeof halves);
+    for (int i = 0; i < 2; i++) halves[i] = _mm_shuffle_epi8(numbers, halves[i]);
+    memcpy(&index, halves, sizeof index);
+    return index;
+#endif
+}
+
 #if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
 
 // The instruction multiplies unsigned by signed bytes: signed codes are moved up by 128.

@@ -43,6 +43,7 @@ typedef enum {
     FORMAT_F32 = 0, FORMAT_F16 = 1, FORMAT_BF16 = 2,
     FORMAT_Q4_0 = 3, FORMAT_Q5_0 = 4, FORMAT_Q8_0 = 5, FORMAT_Q4_1 = 6, FORMAT_Q5_1 = 7,
     FORMAT_Q4_K = 8, FORMAT_Q5_K = 9, FORMAT_Q6_K = 10,
+    FORMAT_Q2_K = 11, FORMAT_IQ4_NL = 12, FORMAT_IQ4_XS = 13,
 } Format;
 
 // Activations quantised for the integer formats, one row: K values in blocks of 32,

@@ -14,8 +14,9 @@ INLINE void look_up(int format, float *out, const uint8_t *group, int lane, int6
             for (int i = 0; i < 32; i++, out++) {
                 uint8_t code = block.code[i / 4][lane * 4 + i % 4];
                 int value = (layout.limit == 128 ? (int8_t)code : code) - layout.offset;
-                *out = block.scale[layout.halves ? i / 16 : 0][lane] * (float)value;
-                if (layout.minimum) *out += block.minimum[lane];
+                int half = layout.halves ? i / 16 : 0;
+                *out = block.scale[half][lane] * (float)value;
+                if (layout.minimum) *out += block.minimum[half][lane];
             }
         }
         group += layout.bytes;
@@ -39,6 +40,9 @@ static void embed(int format, float *out, const uint8_t *group, int lane, int64_
     case FORMAT_Q4_K: look_up(FORMAT_Q4_K, out, group, lane, width); break;
     case FORMAT_Q5_K: look_up(FORMAT_Q5_K, out, group, lane, width); break;
     case FORMAT_Q6_K: look_up(FORMAT_Q6_K, out, group, lane, width); break;
+    case FORMAT_Q2_K: look_up(FORMAT_Q2_K, out, group, lane, width); break;
+    case FORMAT_IQ4_NL: look_up(FORMAT_IQ4_NL, out, group, lane, width); break;
+    case FORMAT_IQ4_XS: look_up(FORMAT_IQ4_XS, out, group, lane, width); break;
     default: break;
     }
 }

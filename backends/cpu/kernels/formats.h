@@ -18,7 +18,7 @@ typedef struct {
     int inputs;    // of a block
     int limit;     // the largest magnitude of a code as it is multiplied
     int offset;    // of the codes
-    bool halves;   // the first and last 16 of 32 inputs have scales of their own
+    bool halves;   // the first and last 16 of 32 inputs have scales (and minima) of their own
     bool minimum;  // there is a minimum
 } Layout;
 
@@ -31,6 +31,9 @@ static const Layout LAYOUTS[] = {
     [FORMAT_Q4_K] = {1184, 256, 15, 0, false, true},
     [FORMAT_Q5_K] = {1440, 256, 31, 0, false, true},
     [FORMAT_Q6_K] = {1680, 256, 63, 32, true, false},
+    [FORMAT_Q2_K] = {672, 256, 3, 0, true, true},
+    [FORMAT_IQ4_NL] = {144, 32, SIGNED_LIMIT, SIGNED_OFFSET, false, false},
+    [FORMAT_IQ4_XS] = {1104, 256, SIGNED_LIMIT, SIGNED_OFFSET, false, false},
 };
 
 // Bytes of one group of a matrix with k columns.
@@ -53,9 +56,9 @@ INLINE Floats load_weights(int format, const uint8_t *w, int64_t i) {
 }
 
 typedef struct {
-    Bytes code[8];    // code[v] holds inputs 4v … 4v+3 of each row
-    Floats scale[2];  // of the first and the last 16 inputs; one for all in most formats
-    Floats minimum;
+    Bytes code[8];  // code[v] holds inputs 4v … 4v+3 of each row
+    // Of the first and the last 16 inputs; one for all in most formats.
+    Floats scale[2], minimum[2];
 } Block;
 
 INLINE void read_nibbles(Bytes *code, const uint8_t *w) {
@@ -73,6 +76,13 @@ INLINE void read_fifth_bits(Bytes *code, const uint8_t *w) {
         code[v] |= (v < 4 ? bits << (4 - v) : bits >> (v - 4)) & 16;
 }
 
+// The levels that the codes of IQ4 stand for.
+INLINE void read_levels(Bytes *code) {
+    static const int8_t LEVELS[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
+                                      1,    13,   25,  38,  53,  69,  89,  113};
+    for (int v = 0; v < 8; v++) code[v] = signed_codes(from_table(LEVELS, code[v]));
+}
+
 // Reads 32 inputs, number `part` of those of the block at `w`.
 INLINE void read_block(Block *block, int format, const uint8_t *w, int part) {
     switch (format) {
@@ -82,7 +92,7 @@ INLINE void read_block(Block *block, int format, const uint8_t *w, int part) {
         break;
     case FORMAT_Q4_1:
         block->scale[0] = load_halves(w);
-        block->minimum = load_halves(w + 16);
+        block->minimum[0] = load_halves(w + 16);
         read_nibbles(block->code, w + 32);
         break;
     case FORMAT_Q5_0:
@@ -92,7 +102,7 @@ INLINE void read_block(Block *block, int format, const uint8_t *w, int part) {
         break;
     case FORMAT_Q5_1:
         block->scale[0] = load_halves(w);
-        block->minimum = load_halves(w + 16);
+        block->minimum[0] = load_halves(w + 16);
         read_nibbles(block->code, w + 32);
         read_fifth_bits(block->code, w + 160);
         break;
@@ -104,7 +114,7 @@ INLINE void read_block(Block *block, int format, const uint8_t *w, int part) {
     case FORMAT_Q5_K: {
         int codes = format == FORMAT_Q4_K ? 128 : 160;
         block->scale[0] = load_halves(w) * load_octets(w + 32 + part * 8);
-        block->minimum = -load_halves(w + 16) * load_octets(w + 96 + part * 8);
+        block->minimum[0] = -load_halves(w + 16) * load_octets(w + 96 + part * 8);
         read_nibbles(block->code, w + 160 + part * codes);
         if (format == FORMAT_Q5_K) read_fifth_bits(block->code, w + 288 + part * codes);
         break;
@@ -123,6 +133,29 @@ INLINE void read_block(Block *block, int format, const uint8_t *w, int part) {
         }
         break;
     }
+    case FORMAT_Q2_K: {
+        Floats scale = load_halves(w), minimum = -load_halves(w + 16);
+        Ints factors;
+        memcpy(&factors, w + 32 + part / 2 * 32, sizeof factors);
+        factors >>= part % 2 * 16;
+        for (int half = 0; half < 2; half++, factors >>= 8) {
+            block->scale[half] = scale * __builtin_convertvector(factors & 15, Floats);
+            block->minimum[half] = minimum * __builtin_convertvector(factors >> 4 & 15, Floats);
+            Bytes bits = load_bytes(w + 160 + part * 64 + half * 32);
+            for (int v = 0; v < 4; v++) block->code[4 * half + v] = bits >> 2 * v & 3;
+        }
+        break;
+    }
+    case FORMAT_IQ4_NL:
+        block->scale[0] = load_halves(w);
+        read_nibbles(block->code, w + 16);
+        read_levels(block->code);
+        break;
+    case FORMAT_IQ4_XS:
+        block->scale[0] = load_halves(w) * load_signed_octets(w + 16 + part * 8);
+        read_nibbles(block->code, w + 80 + part * 128);
+        read_levels(block->code);
+        break;
     default: __builtin_unreachable();
     }
 }

@@ -156,6 +156,9 @@ INTEGER(Q8_0)
 INTEGER(Q4_K)
 INTEGER(Q5_K)
 INTEGER(Q6_K)
+INTEGER(Q2_K)
+INTEGER(IQ4_NL)
+INTEGER(IQ4_XS)
 #undef FLOAT
 #undef INTEGER
 
@@ -169,6 +172,7 @@ INTEGER(Q6_K)
 DECODED(small, 31, false, false)
 DECODED(raised, 31, false, true)
 DECODED(halves, 63, true, false)
+DECODED(raised_halves, 3, true, true)
 DECODED(signed, SIGNED_LIMIT, false, false)
 #undef DECODED
 
@@ -188,6 +192,9 @@ static const struct {
     [FORMAT_Q4_K] = {direct_Q4_K, decode_Q4_K, multiply_raised},
     [FORMAT_Q5_K] = {direct_Q5_K, decode_Q5_K, multiply_raised},
     [FORMAT_Q6_K] = {direct_Q6_K, decode_Q6_K, multiply_halves},
+    [FORMAT_Q2_K] = {direct_Q2_K, decode_Q2_K, multiply_raised_halves},
+    [FORMAT_IQ4_NL] = {direct_IQ4_NL, decode_IQ4_NL, multiply_signed},
+    [FORMAT_IQ4_XS] = {direct_IQ4_XS, decode_IQ4_XS, multiply_signed},
 };
 
 // Many rows of activations: a panel is decoded once and multiplied with all of them.

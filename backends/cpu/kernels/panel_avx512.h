@@ -8,7 +8,7 @@ enum { PAIRS = 2, PANEL_GROUPS = 2 * PAIRS, PANEL_TILE_ROWS = 6 };
 
 typedef struct {
     __m512i code[8];
-    __m512 scale[2], minimum;
+    __m512 scale[2], minimum[2];
 } Pair;
 
 typedef struct {
@@ -19,9 +19,10 @@ INLINE void place(PanelBlock *panel, int group, Block block, Layout layout) {
     Pair *pair = &panel->pair[group / 2];
     int half = group % 2;
     for (int v = 0; v < 8; v++) memcpy((Bytes *)&pair->code[v] + half, &block.code[v], 32);
-    for (int s = 0; s < (layout.halves ? 2 : 1); s++)
+    for (int s = 0; s < (layout.halves ? 2 : 1); s++) {
         memcpy((Floats *)&pair->scale[s] + half, &block.scale[s], 32);
-    if (layout.minimum) memcpy((Floats *)&pair->minimum + half, &block.minimum, 32);
+        if (layout.minimum) memcpy((Floats *)&pair->minimum[s] + half, &block.minimum[s], 32);
+    }
 }
 
 INLINE void multiply_pairs(__m512 (*y)[PAIRS], const Pair *pair, int pairs, Activations x,
@@ -46,11 +47,12 @@ INLINE void multiply_pairs(__m512 (*y)[PAIRS], const Pair *pair, int pairs, Acti
                                           _mm512_mul_ps(pair[p].scale[s], scale), y[r][p]);
         }
     }
-    if (layout.minimum)
-        for (int r = 0; r < rows; r++)
+    for (int s = 0; layout.minimum && s < scales; s++)
+        for (int r = 0; r < rows; r++) {
+            __m512 shifted = _mm512_set1_ps(shift(x, r, b, layout, s));
             for (int p = 0; p < pairs; p++)
-                y[r][p] =
-                    _mm512_fmadd_ps(pair[p].minimum, _mm512_set1_ps(shift(x, r, b)), y[r][p]);
+                y[r][p] = _mm512_fmadd_ps(pair[p].minimum[s], shifted, y[r][p]);
+        }
 }
 
 // sums[r] += what `blocks` blocks of a panel, from number `first` on, contribute to row r.
@@ -79,9 +81,10 @@ INLINE void read_pair(Pair *pair, int format, const uint8_t *w, int64_t bytes, i
     read_block(&a, format, w, part);
     read_block(&b, format, w + bytes, part);
     for (int v = 0; v < 8; v++) pair->code[v] = join(a.code[v], b.code[v]);
-    for (int s = 0; s < (layout.halves ? 2 : 1); s++)
+    for (int s = 0; s < (layout.halves ? 2 : 1); s++) {
         pair->scale[s] = join_floats(a.scale[s], b.scale[s]);
-    if (layout.minimum) pair->minimum = join_floats(a.minimum, b.minimum);
+        if (layout.minimum) pair->minimum[s] = join_floats(a.minimum[s], b.minimum[s]);
+    }
 }
 
 // y[r][g] = the products of group g, `bytes` after the one before, with row r.

@@ -3,7 +3,7 @@
 // Whatever the tile, an output's float operations are these, in this order, so that a row's result
 // doesn't depend on how many rows there are: for each 32 inputs
 //   y = fma(float(integer dot product), weight scale * activation scale, y), for each scale;
-//   y = fma(minimum, activation scale * float(sum of codes), y), where there is a minimum;
+//   y = fma(minimum, activation scale * float(sum of codes), y), for each minimum, if any;
 // and with float weights as floats.h says.
 #pragma once
 #include "formats.h"
@@ -49,8 +49,8 @@ INLINE int32_t total(Activations x, int64_t row, int64_t b, Layout layout, int h
 }
 
 // What a minimum of 1 adds.
-INLINE float shift(Activations x, int64_t row, int64_t b) {
-    return row_float(x.scale, x.stride, row, b) * (float)row_int(x.sum, x.stride, row, b);
+INLINE float shift(Activations x, int64_t row, int64_t b, Layout layout, int half) {
+    return row_float(x.scale, x.stride, row, b) * (float)total(x, row, b, layout, half);
 }
 
 // sum += 16 or 32 products; codes of a panel may have been put in another order (see `arrange`).
@@ -82,9 +82,9 @@ INLINE void multiply_block(Floats *y, const Block *block, Activations x, int64_t
             y[r] = multiply_add(__builtin_convertvector(sum[r], Floats),
                                 block->scale[s] * row_float(x.scale, x.stride, r, b), y[r]);
     }
-    if (layout.minimum)
+    for (int s = 0; layout.minimum && s < scales; s++)
         for (int r = 0; r < rows; r++)
-            y[r] = multiply_add(block->minimum, (Floats)shift(x, r, b), y[r]);
+            y[r] = multiply_add(block->minimum[s], (Floats)shift(x, r, b, layout, s), y[r]);
 }
 
 // Weights from memory are fetched so many bytes ahead, for a processor's own fetching stops at a

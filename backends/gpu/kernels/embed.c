@@ -15,6 +15,12 @@ float element(GLOBAL const uint *block, int unit, int r, int i) {
     int byte = i & 3, lane = i >> 2;
 #if FORMAT == Q8_0
     return d * (float)((int)(codes[lane * GROUP_ROWS] << (uint)(24 - 8 * byte)) >> 24);
+#elif FORMAT == Q2_K
+    int half_ = i < 16 ? 0 : 1;
+    uint code = (codes[half_ * GROUP_ROWS] >> (uint)(8 * byte + 2 * (lane & 3))) & 3u;
+    uint factors = block[8 + unit / 2 * GROUP_ROWS + r] >> (uint)(unit % 2 * 16 + half_ * 8);
+    float shift = FLOAT_OF_HALF(HALVES(block + 4), r) * (float)((factors >> 4u) & 15u);
+    return d * (float)(factors & 15u) * (float)code - shift;
 #else
     int nibble = i < 16 ? 0 : 4;
     uint code = (codes[(lane & 3) * GROUP_ROWS] >> (uint)(8 * byte + nibble)) & 15u;
@@ -25,6 +31,9 @@ float element(GLOBAL const uint *block, int unit, int r, int i) {
     code |= ((codes[(4 + half_) * GROUP_ROWS] >> (uint)(8 * byte + 2 * (lane & 3))) & 3u) << 4u;
     int factor = BYTES(block + 4)[(2 * unit + half_) * GROUP_ROWS + r];
     d *= (float)(factor < 128 ? factor : factor - 256);
+#elif FORMAT == IQ4_XS
+    int factor = BYTES(block + 4)[unit * GROUP_ROWS + r];
+    d *= (float)(factor < 128 ? factor : factor - 256);
 #endif
 #if FORMAT == Q4_K || FORMAT == Q5_K
     d *= (float)BYTES(block + 8)[unit * GROUP_ROWS + r];
@@ -33,7 +42,7 @@ float element(GLOBAL const uint *block, int unit, int r, int i) {
 #elif HAS_MINIMUM
     return d * (float)code + FLOAT_OF_HALF(HALVES(block + 4), r);
 #else
-    return d * ((float)code - OFFSET);
+    return d * level((float)code - OFFSET);
 #endif
 #endif
 #endif

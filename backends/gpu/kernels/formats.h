@@ -14,12 +14,16 @@
 #define Q4_K 8
 #define Q5_K 9
 #define Q6_K 10
+#define Q2_K 11
+#define IQ4_NL 12
+#define IQ4_XS 13
 
+// Words of a block; those before its codes; in blocks of 256 inputs, those of the codes of a unit.
 #if FORMAT == F32
 #define BLOCK_WORDS 8
 #elif FORMAT == F16 || FORMAT == BF16
 #define BLOCK_WORDS 4
-#elif FORMAT == Q4_0
+#elif FORMAT == Q4_0 || FORMAT == IQ4_NL
 #define BLOCK_WORDS 36
 #define CODES 4
 #elif FORMAT == Q5_0
@@ -36,13 +40,24 @@
 #define CODES 8
 #elif FORMAT == Q4_K
 #define BLOCK_WORDS 296
+#define CODES 40
 #define SUB_WORDS 32
 #elif FORMAT == Q5_K
 #define BLOCK_WORDS 360
+#define CODES 40
 #define SUB_WORDS 40
 #elif FORMAT == Q6_K
 #define BLOCK_WORDS 420
+#define CODES 36
 #define SUB_WORDS 48
+#elif FORMAT == Q2_K
+#define BLOCK_WORDS 168
+#define CODES 40
+#define SUB_WORDS 16
+#elif FORMAT == IQ4_XS
+#define BLOCK_WORDS 276
+#define CODES 20
+#define SUB_WORDS 32
 #endif
 
 #if FORMAT <= BF16
@@ -50,20 +65,17 @@
 #else
 #define UNIT_INPUTS 32
 #endif
-#if FORMAT >= Q4_K
+#ifdef SUB_WORDS
 #define UNITS 8  // of a block
-#if FORMAT == Q6_K
-#define CODES 36  // words before the first codes
-#else
-#define CODES 40
-#endif
 #else
 #define UNITS 1
 #define SUB_WORDS 0
 #endif
-#define HAS_MINIMUM (FORMAT == Q4_1 || FORMAT == Q5_1 || FORMAT == Q4_K || FORMAT == Q5_K)
+#define HAS_MINIMUM \
+    (FORMAT == Q4_1 || FORMAT == Q5_1 || FORMAT == Q4_K || FORMAT == Q5_K || FORMAT == Q2_K)
 #define HAS_FIFTH (FORMAT == Q5_0 || FORMAT == Q5_1 || FORMAT == Q5_K)
-#if FORMAT == Q4_0
+#define HAS_LEVELS (FORMAT == IQ4_NL || FORMAT == IQ4_XS)
+#if FORMAT == Q4_0 || HAS_LEVELS
 #define OFFSET 8.0f
 #elif FORMAT == Q5_0
 #define OFFSET 16.0f
@@ -75,3 +87,17 @@
 
 #define HALVES(p) ((GLOBAL const ushort *)(p))
 #define BYTES(p) ((GLOBAL const uchar *)(p))
+
+// The level of IQ4 that a code stands for. They lie so near a polynomial that rounding gives them
+// exactly (the largest distance is 0.45), and no device has to look numbers up one by one.
+#if HAS_LEVELS
+Floats level(Floats code) {
+    Floats y = FMA(code, SPLAT(0.00159f), SPLAT(0.0818f));
+    y = FMA(y, code, SPLAT(-0.017f));
+    y = FMA(y, code, SPLAT(11.44f));
+    y = FMA(y, code, SPLAT(1.43f));
+    return y + SPLAT(12582912.0f) - SPLAT(12582912.0f);  // 1.5 * 2^23: no bit is left for fractions
+}
+#else
+#define level(code) (code)
+#endif

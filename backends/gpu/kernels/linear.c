@@ -28,18 +28,18 @@ void multiply(GLOBAL const uint *block, int unit, int first, GLOBAL const float 
 // A factor is applied to the sum of a block; in half precision to each value, for sums of codes
 // would exceed its range.
 #if HAS_MINIMUM
-#define VALUE(code, d) REAL_FMA(d, REALS(code), minimum)
+#define VALUE(code, d, minimum) REAL_FMA(d, REALS(code), minimum)
 #define JOINED(d, part, sum) ((sum) + FLOATS_OF_REALS(part))
 #elif defined(HALF_ARITHMETIC)
-#define VALUE(code, d) (d * REALS(code))
+#define VALUE(code, d, minimum) (d * REALS(code))
 #define JOINED(d, part, sum) ((sum) + FLOATS_OF_REALS(part))
 #else
-#define VALUE(code, d) (code)
+#define VALUE(code, d, minimum) (code)
 #define JOINED(d, part, sum) FMA(d, part, sum)
 #endif
 
 // Bits of a code as a number, less the format's offset: with the exponent of 2^23 before it.
-#define CODE(bits) (AS_FLOATS((bits) | 0x4B000000u) - SPLAT(8388608.0f + OFFSET))
+#define CODE(bits) level(AS_FLOATS((bits) | 0x4B000000u) - SPLAT(8388608.0f + OFFSET))
 
 // The first 16 inputs and the others add up apart, and so do even and odd ones: then no sum waits
 // for the one before.
@@ -52,6 +52,11 @@ void multiply(GLOBAL const uint *block, int unit, int first, GLOBAL const float 
                    LOAD_BYTES(BYTES(block + 24) + unit * GROUP_ROWS + first);
     Reals minimum = REALS(-shift);
     factor *= LOAD_BYTES(BYTES(block + 8) + unit * GROUP_ROWS + first);
+#elif FORMAT == Q2_K
+    Words factors = LOAD_WORDS(block + 8 + unit / 2 * GROUP_ROWS + first) >> (uint)(unit % 2 * 16);
+    Floats shift = LOAD_HALVES(HALVES(block + 4) + first);
+    Reals minimum = REALS(-shift * CODE((factors >> 4u) & 15u));
+    Reals minimum_high = REALS(-shift * CODE((factors >> 12u) & 15u));
 #elif HAS_MINIMUM
     Reals minimum = REALS(LOAD_HALVES(HALVES(block + 4) + first));
 #endif
@@ -59,9 +64,16 @@ void multiply(GLOBAL const uint *block, int unit, int first, GLOBAL const float 
     GLOBAL const uchar *factors = BYTES(block + 4) + 2 * unit * GROUP_ROWS + first;
     Reals d = REALS(factor * LOAD_SIGNED_BYTES(factors));
     Reals d_high = REALS(factor * LOAD_SIGNED_BYTES(factors + GROUP_ROWS));
+#elif FORMAT == Q2_K
+    Reals d = REALS(factor * CODE(factors & 15u));
+    Reals d_high = REALS(factor * CODE((factors >> 8u) & 15u));
 #else
+#if FORMAT == IQ4_XS
+    factor *= LOAD_SIGNED_BYTES(BYTES(block + 4) + unit * GROUP_ROWS + first);
+#endif
     Reals d = REALS(factor);
 #define d_high d
+#define minimum_high minimum
 #endif
     Reals low[2 * ROWS], high[2 * ROWS];
 #pragma unroll
@@ -71,10 +83,14 @@ void multiply(GLOBAL const uint *block, int unit, int first, GLOBAL const float 
 #elif FORMAT == Q6_K
     Words upper_low = LOAD_WORDS(codes + 4 * GROUP_ROWS);
     Words upper_high = LOAD_WORDS(codes + 5 * GROUP_ROWS);
+#elif FORMAT == Q2_K
+    Words pairs_low = LOAD_WORDS(codes), pairs_high = LOAD_WORDS(codes + GROUP_ROWS);
 #endif
 #pragma unroll
     for (int v = 0; v < 4; v++) {
+#if FORMAT != Q2_K
         Words word = LOAD_WORDS(codes + v * GROUP_ROWS);
+#endif
 #if FORMAT == Q8_0
         Words word_high = LOAD_WORDS(codes + (v + 4) * GROUP_ROWS);
 #endif
@@ -84,8 +100,13 @@ void multiply(GLOBAL const uint *block, int unit, int first, GLOBAL const float 
             Floats code_low = FROM_SIGNED_BYTE(word, j);
             Floats code_high = FROM_SIGNED_BYTE(word_high, j);
 #else
+#if FORMAT == Q2_K
+            Words bits_low = (pairs_low >> (uint)(8 * j + 2 * v)) & 3u;
+            Words bits_high = (pairs_high >> (uint)(8 * j + 2 * v)) & 3u;
+#else
             Words bits_low = (word >> (uint)(8 * j)) & 15u;
             Words bits_high = (word >> (uint)(8 * j + 4)) & 15u;
+#endif
 #if HAS_FIFTH
             bits_low |= ((fifth >> (uint)(8 * j + v)) & 1u) << 4u;
             bits_high |= ((fifth >> (uint)(8 * j + v + 4)) & 1u) << 4u;
@@ -95,7 +116,8 @@ void multiply(GLOBAL const uint *block, int unit, int first, GLOBAL const float 
 #endif
             Floats code_low = CODE(bits_low), code_high = CODE(bits_high);
 #endif
-            Reals w_low = VALUE(code_low, d), w_high = VALUE(code_high, d_high);
+            Reals w_low = VALUE(code_low, d, minimum);
+            Reals w_high = VALUE(code_high, d_high, minimum_high);
 #pragma unroll
             for (int t = 0; t < ROWS; t++) {
                 GLOBAL const float *input = x + at[t] + 4 * v + j;

@@ -47,6 +47,7 @@ static WIDE_VECTORS void run_outputs(const Call *call, const Step *step, int par
             CASE(FORMAT_F32) CASE(FORMAT_F16) CASE(FORMAT_BF16) CASE(FORMAT_Q4_0)
             CASE(FORMAT_Q4_1) CASE(FORMAT_Q5_0) CASE(FORMAT_Q5_1) CASE(FORMAT_Q8_0)
             CASE(FORMAT_Q4_K) CASE(FORMAT_Q5_K) CASE(FORMAT_Q6_K)
+            CASE(FORMAT_Q2_K) CASE(FORMAT_IQ4_NL) CASE(FORMAT_IQ4_XS)
 #undef CASE
         }
         multiply_panel(matrix(x + k, in, 1), panel, depth, y, out, columns, k > 0, count);
@@ -87,6 +88,7 @@ static WIDE_VECTORS void run_inputs(const Call *call, const Step *step, int part
             CASE(FORMAT_F32) CASE(FORMAT_F16) CASE(FORMAT_BF16) CASE(FORMAT_Q4_0)
             CASE(FORMAT_Q4_1) CASE(FORMAT_Q5_0) CASE(FORMAT_Q5_1) CASE(FORMAT_Q8_0)
             CASE(FORMAT_Q4_K) CASE(FORMAT_Q5_K) CASE(FORMAT_Q6_K)
+            CASE(FORMAT_Q2_K) CASE(FORMAT_IQ4_NL) CASE(FORMAT_IQ4_XS)
 #undef CASE
         }
         multiply_panel(matrix(y + n, out, 1), panel, depth, x, in, columns, n > 0, count);

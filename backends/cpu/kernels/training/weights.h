@@ -12,21 +12,23 @@ INLINE void decode(Floats *values, int format, const uint8_t *group, int64_t fir
         return;
     }
     Layout layout = LAYOUTS[format];
-    // Codes of Q8_0 are signed, as the dot product of this processor takes them.
-    int turn = format == FORMAT_Q8_0 ? SIGNED_OFFSET * 0x01010101 : 0;
-    int offset = format == FORMAT_Q8_0 ? 0 : layout.offset;
+    // Signed codes are as the dot product of this processor takes them.
+    bool is_signed = layout.limit == SIGNED_LIMIT;
+    int turn = is_signed ? SIGNED_OFFSET * 0x01010101 : 0;
+    int offset = is_signed ? 0 : layout.offset;
     Block block;
     const uint8_t *w = group + first / layout.inputs * layout.bytes;
     read_block(&block, format, w, first % layout.inputs / 32);
     for (int v = 0; v < 8; v++) {
-        Floats scale = layout.halves && v >= 4 ? block.scale[1] : block.scale[0];
+        int half = layout.halves ? v / 4 : 0;
         Ints words;
         memcpy(&words, &block.code[v], sizeof words);
         for (int j = 0; j < 4; j++) {
             Ints signed_code = (words ^ turn) << (24 - 8 * j) >> 24;
             Floats code = __builtin_convertvector(signed_code - offset, Floats);
-            values[4 * v + j] = layout.minimum ? multiply_add(code, scale, block.minimum)
-                                               : code * scale;
+            values[4 * v + j] =
+                layout.minimum ? multiply_add(code, block.scale[half], block.minimum[half])
+                               : code * block.scale[half];
         }
     }
 }
