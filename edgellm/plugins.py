@@ -5,14 +5,15 @@ from __future__ import annotations
 import functools
 import os
 import sys
-import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
+from types import ModuleType
 from typing import Any
 
 import pluggy
 
+from edgellm import entry_point
+from edgellm.entry_point import EntryPoint
 from edgellm.errors import EdgeError, PluginError
 from edgellm.hookspecs import KINDS
 
@@ -39,10 +40,9 @@ def _wanted(name: str) -> bool:
 
 @functools.lru_cache(maxsize=1)
 def _installed(path: tuple[str, ...]) -> dict[str, list[EntryPoint]]:
-    """The entry points of every kind, for a module search path. Looking through all that is
-    installed takes milliseconds."""
-    every = entry_points()
-    return {kind: list(every.select(group=f"edgellm.{kind}s")) for kind in KINDS}
+    """The entry points of every kind, for a module search path."""
+    every = list(entry_point.find(path))
+    return {kind: [one for one in every if one.group == f"edgellm.{kind}s"] for kind in KINDS}
 
 
 def found(kind: str) -> list[EntryPoint]:
@@ -60,7 +60,7 @@ def found(kind: str) -> list[EntryPoint]:
 
 def _origin(point: EntryPoint) -> tuple[str, str]:
     """Name and version of the distribution that brought it, read anew each time."""
-    return (point.dist.name, point.dist.version) if point.dist else ("nobody", "")
+    return point.distribution.name, point.distribution.version
 
 
 def _trace(manager: pluggy.PluginManager) -> None:
@@ -103,6 +103,14 @@ class Manager(pluggy.PluginManager):
         """Where a plugin was found, by its name."""
         for hooks in KINDS.values():  # a module may have hooks of several kinds
             self.add_hookspecs(hooks())
+
+    def parse_hookspec_opts(
+        self, module_or_class: ModuleType | type, name: str
+    ) -> pluggy.HookspecOpts | None:
+        # Else pluggy goes by way of `inspect` through all that a class has from `object`.
+        if not name.startswith("edgellm_"):
+            return None
+        return super().parse_hookspec_opts(module_or_class, name)
 
 
 @functools.cache
@@ -149,6 +157,8 @@ def ask(kind: str, **arguments: object) -> Any:
     except EdgeError:
         raise
     except Exception as error:  # a plugin from outside
+        import traceback
+
         ran = {frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)}
         culprit = next(
             (each.plugin_name for each in hook.get_hookimpls() if each.function.__code__ in ran),

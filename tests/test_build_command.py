@@ -68,6 +68,7 @@ def test_a_bundle_runs_without_compiler_and_tinygrad(built: Path, tmp_path: Path
     said, modules, writable = run("run", "-m", str(built), "-p", "turn on the lamp", **bare)
     assert said == "OK, the lamp is on.\n"
     assert not modules & {"tinygrad", "cryptography", "ziglang"}
+    assert "email" not in modules  # which importlib.metadata would bring, and a start wait for
     assert writable == 0
 
 
