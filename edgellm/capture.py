@@ -10,7 +10,7 @@ without a compiler.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from tinygrad import Tensor, UOp, dtypes
 from tinygrad.codegen import to_program
@@ -83,7 +83,7 @@ def _without_unread(calls: Sequence[Call]) -> list[Call]:
         if call.kernel not in ("norm", "gate") or call.arguments[1] in read:
             return call
         output, _, *inputs = call.arguments
-        return replace(call, arguments=(output, None, *inputs))
+        return call._replace(arguments=(output, None, *inputs))
 
     return [pruned(call) for call in calls]
 
@@ -94,7 +94,7 @@ def _with_merges(calls: Sequence[Call]) -> list[Call]:
     for call in calls:
         merged.append(call)
         if call.kernel == "attend":
-            merged.append(replace(call, kernel="attend_merge"))
+            merged.append(call._replace(kernel="attend_merge"))
     return merged
 
 
@@ -103,7 +103,7 @@ def _renamed(call: Call, old: int, new: int) -> Call:
         Argument(new, argument.offset) if argument and argument.buffer == old else argument
         for argument in call.arguments
     )
-    return replace(call, arguments=arguments)
+    return call._replace(arguments=arguments)
 
 
 class Renderer(ClangRenderer):

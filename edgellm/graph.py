@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 NEVER: Mapping[str, tuple[int, int]] = {}
 Role = Literal["weight", "table", "state", "row"]
 
+# Tuples, where a graph has hundreds of a kind: a start waits until they are made.
 
-@dataclass(frozen=True)
-class Buffer:
+
+class Buffer(NamedTuple):
     """Memory that calls read or write."""
 
     role: Role
@@ -30,8 +31,7 @@ class Buffer:
     """Of a row buffer, for one row."""
 
 
-@dataclass(frozen=True)
-class Argument:
+class Argument(NamedTuple):
     """A buffer as a call sees it: from `offset` bytes on (of each row, for row buffers)."""
 
     buffer: int
@@ -39,8 +39,7 @@ class Argument:
     offset: int = 0
 
 
-@dataclass(frozen=True)
-class Call:
+class Call(NamedTuple):
     """One run of one kernel."""
 
     kernel: str
@@ -52,8 +51,7 @@ class Call:
     reals: tuple[float, ...] = ()
 
 
-@dataclass(frozen=True)
-class RowFunction:
+class RowFunction(NamedTuple):
     """What tinygrad wrote for one row, in C or a kin of it: `void name(T0* a0, T1* a1, …)`, one
     argument a buffer."""
 

@@ -60,7 +60,12 @@ class _Reader:
     def __init__(self, file: object, config: Config, tensors: Mapping[str, int]) -> None:
         self.file, self.config, self.tensors = file, config, tensors
         self.buffers: tuple[Buffer, ...] = ()
+        self.sizes: list[int] = []
         self.kernels: list[str] = []
+        self.layers = set(map(str, range(len(config.layers))))
+        self.tables = {f"rope.{index}" for index in range(len(config.ropes))}
+        if config.position == "alibi":
+            self.tables.add("slopes")
 
     def fail(self, where: str, value: object, allowed: str) -> FormatError:
         return FormatError(self.file, f"graph {where}", value, allowed)
@@ -72,6 +77,7 @@ class _Reader:
         self.buffers = tuple(
             self.buffer(number, each) for number, each in enumerate(self.list(data, "buffers"))
         )
+        self.sizes = list(map(self.size, self.buffers))
         self.kernels = self.list(data, "kernels")
         if not all(type(name) is str for name in self.kernels):
             raise self.fail("kernels", self.kernels, "names are needed")
@@ -113,28 +119,22 @@ class _Reader:
             raise self.fail(name, index, f"a row buffer of {4 * width} bytes is needed")
         return index
 
-    def buffer(self, number: int, data: object) -> Buffer:
-        match data:
-            case [str(role), str(name), int(nbytes)] if role in ROLES and 0 <= nbytes <= MAX_ROW:
-                buffer = Buffer(role, name, nbytes)
-            case _:
-                raise self.fail(f"buffer {number}", data, "a role, a name and a size are needed")
+    def buffer(self, number: int, data: Any) -> Buffer:
+        if not _is_list_of(data, str, str, int):
+            raise self.fail(f"buffer {number}", data, "a role, a name and a size are needed")
+        role, name, nbytes = data
+        if role not in ROLES or not 0 <= nbytes <= MAX_ROW:
+            raise self.fail(f"buffer {number}", data, f"{ROLES} and up to {MAX_ROW} are allowed")
         if role == "weight" and name not in self.tensors:
             raise self.fail(f"buffer {number}", name, "there is no such tensor")
-        if role == "state" and name not in map(str, range(len(self.config.layers))):
+        if role == "state" and name not in self.layers:
             raise self.fail(f"buffer {number}", name, "a layer's number is needed")
-        if role == "table" and name not in self.tables():
-            allowed = ", ".join(sorted(self.tables())) or "none"
+        if role == "table" and name not in self.tables:
+            allowed = ", ".join(sorted(self.tables)) or "none"
             raise self.fail(f"buffer {number}", name, f"this model's tables are: {allowed}")
         if role == "row" and nbytes == 0:
             raise self.fail(f"buffer {number}", data, "a row has bytes")
-        return buffer
-
-    def tables(self) -> set[str]:
-        found = {f"rope.{index}" for index in range(len(self.config.ropes))}
-        if self.config.position == "alibi":
-            found.add("slopes")
-        return found
+        return Buffer(role, name, nbytes)
 
     def size(self, buffer: Buffer) -> int:
         """Bytes that an argument may begin in; of tables and states the sizes are known only when
@@ -149,12 +149,10 @@ class _Reader:
             for number, each in enumerate(self.list(data, name))
         )
 
-    def call(self, where: str, data: object) -> Call:
-        match data:
-            case [int(kernel), list(arguments), list(numbers), list(reals)]:
-                pass
-            case _:
-                raise self.fail(where, data, "a kernel, arguments, numbers, reals are needed")
+    def call(self, where: str, data: Any) -> Call:
+        if not _is_list_of(data, int, list, list, list):
+            raise self.fail(where, data, "a kernel, arguments, numbers, reals are needed")
+        kernel, arguments, numbers, reals = data
         if not 0 <= kernel < len(self.kernels):
             raise self.fail(where, kernel, f"a kernel below {len(self.kernels)} is allowed")
         if max(len(arguments) - MAX_ARGUMENTS, len(numbers) - MAX_NUMBERS) > 0:
@@ -171,11 +169,16 @@ class _Reader:
             tuple(reals),
         )
 
-    def argument(self, where: str, data: object) -> Argument | None:
-        match data:
-            case None:
-                return None
-            case [int(index), int(offset)] if 0 <= index < len(self.buffers):
-                if 0 <= offset < self.size(self.buffers[index]):
-                    return Argument(index, offset)
+    def argument(self, where: str, data: Any) -> Argument | None:
+        if data is None:
+            return None
+        if _is_list_of(data, int, int):
+            index, offset = data
+            if 0 <= index < len(self.sizes) and 0 <= offset < self.sizes[index]:
+                return Argument(index, offset)
         raise self.fail(where, data, "a buffer and an offset within it are needed")
+
+
+def _is_list_of(data: Any, *kinds: type) -> bool:
+    """As a pattern of classes tells, which takes several times as long, for thousands of lists."""
+    return type(data) is list and tuple(map(type, data)) == kinds

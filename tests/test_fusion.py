@@ -50,7 +50,7 @@ def test_keys_that_others_read_stay_apart() -> None:
     graph = captured("llama")
     turns = [call for call in graph.body if call.kernel == "rotate"]
     store = next(call for call in graph.body if call.kernel == "store")
-    reader = replace(turns[0], arguments=(None, store.arguments[1], None))
+    reader = turns[0]._replace(arguments=(None, store.arguments[1], None))
     both = fused(replace(graph, body=(*graph.body, reader)))
     kernels = Counter(call.kernel for call in graph.body)["store"]
     assert Counter(call.kernel for call in both.body)["rotate_store"] == kernels - 1
