@@ -62,10 +62,12 @@ def load(
     Raises what `edgellm.adapter.read` does, and UsageError where two have the same name and for a
     backend that runs none.
     """
+    if not given:
+        return ()
     from edgellm import adapter
     from edgellm.executor import AdaptingBackend
 
-    if given and backend is not None and not isinstance(backend, AdaptingBackend):
+    if backend is not None and not isinstance(backend, AdaptingBackend):
         remedy = "take --device cpu, or put them into the weights: edgellm merge"
         raise UsageError(f"the {backend.name} backend runs no adapters; {remedy}")
     if len(given) > MOST:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgellm.adapter import Adapter
 from edgellm.errors import UsageError
 from edgellm.graph import Argument, Buffer, Call, StepGraph
+
+if TYPE_CHECKING:
+    from edgellm.adapter import Adapter
 
 KERNELS = ("adapt_down", "adapt_up")
 """Every library has them, after the kernels of its graph."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -33,7 +32,9 @@ class Bar:
         share = min(done / total, 1.0) if total > 0 else 0.0
         filled = int(BAR * share)
         line = f"{what} [{'#' * filled}{'-' * (BAR - filled)}] {share:4.0%}"
-        line = line[: shutil.get_terminal_size().columns - 1]
+        from shutil import get_terminal_size
+
+        line = line[: get_terminal_size().columns - 1]
         self.stream.write("\r" + line.ljust(self.width))
         self.stream.flush()
         self.width = len(line)

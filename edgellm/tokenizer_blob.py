@@ -56,22 +56,29 @@ def read(raw: memoryview, file: str) -> TokenizerData:
         raise FormatError(file, "tokenizer", type(content).__name__, f"a map with {LONG}")
     tokens, merges = (_texts(content.pop(name), file, name) for name in ("tokens", "merges"))
     count = len(tokens)
-    scores: list[float] = _numbers(content.pop("scores"), "<f8", count, file, "scores").tolist()
-    types: list[int] = _numbers(content.pop("types"), "u1", count, file, "types").tolist()
+    scores = _numbers(content.pop("scores"), "<f8", count, file, "scores")
+    types = _numbers(content.pop("types"), "u1", count, file, "types")
     if not count:
         raise FormatError(file, "tokens", "none", "a vocabulary has tokens")
     if not np.isfinite(scores).all():
         raise FormatError(file, "scores", "nan or inf", "finite numbers are needed")
-    if types and max(types) > BYTE:
-        raise FormatError(file, "types", max(types), f"up to {BYTE} are allowed")
+    if types.max(initial=NORMAL) > BYTE:
+        raise FormatError(file, "types", int(types.max()), f"up to {BYTE} are allowed")
     data = plain.read(TokenizerData, content, file, "tokenizer")
-    if data.model == "llama" and not scores and not merges:
+    if data.model == "llama" and not scores.size and not merges:
         raise FormatError(file, "scores", "none", "SentencePiece merges by them")
     ids = {data.bos, data.eos, data.unk, data.pad, *data.lstrip, *data.rstrip, *data.extra_eog}
     for token in ids:
         if token is not None and not 0 <= token < count:
             raise FormatError(file, "special token", token, f"ids below {count} are allowed")
-    return replace(data, tokens=tokens, merges=merges, scores=scores, types=types, file=file)
+    return replace(
+        data,
+        tokens=tokens,
+        merges=merges,
+        scores=scores.tolist(),
+        types=types.tolist(),
+        file=file,
+    )
 
 
 def _texts(value: object, file: str, name: str) -> list[str]:

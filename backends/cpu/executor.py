@@ -9,13 +9,12 @@ from __future__ import annotations
 import ctypes
 import mmap
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgellm import adapter_graph, memory
-from edgellm.adapter import Adapter
 from edgellm.config import Config
 from edgellm.errors import BackendError
 from edgellm.executor import BLOCK, ROWS, Cancelled
@@ -26,6 +25,9 @@ from . import cores, thread_count
 from .cache import cache_bytes
 from .calls import CallTable
 from .engine import Engine, Step
+
+if TYPE_CHECKING:
+    from edgellm.adapter import Adapter
 
 SAMPLE_BYTES = 16 << 20
 """Of weights, read to find out how many threads are fastest: more than a board's caches hold."""

@@ -9,6 +9,7 @@ the first token, the second describes what was loaded. Then each line in orders 
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import os
@@ -21,8 +22,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgellm import progress, runtime
-from edgellm.errors import EdgeError
+gc.set_threshold(50_000)  # as the command line does, before the imports that profit by it
+
+from edgellm import progress, runtime  # noqa: E402
+from edgellm.errors import EdgeError  # noqa: E402
 
 if TYPE_CHECKING:
     from edgellm.checkpoint import ModelFile
