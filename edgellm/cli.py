@@ -96,6 +96,9 @@ def main(argv: list[str] | None = None) -> int:
     _open_missing()
     # Python looks for unused cycles after every 700 new objects; a model's start makes a million.
     gc.set_threshold(50_000)
+    # NumPy's OpenBLAS starts a thread for each processor, which waits for work in a busy loop for
+    # 30 ms after each product, and after its start; so for 0.4 ms (2**20 cycles).
+    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "20")
     try:
         return run(sys.argv[1:] if argv is None else argv)
     except EdgeError as error:

@@ -64,7 +64,11 @@ class TokenizerData:
     @functools.cached_property
     def marked(self) -> list[tuple[int, int]]:
         """Id and kind of each token that isn't a normal one, by id: few of a long vocabulary."""
-        return [(token, kind) for token, kind in enumerate(self.types) if kind != NORMAL]
+        import numpy as np
+
+        kinds = np.asarray(self.types)
+        ids = np.flatnonzero(kinds != NORMAL)
+        return list(zip(ids.tolist(), kinds[ids].tolist(), strict=True))
 
 
 class StreamDecoder(Protocol):

@@ -152,6 +152,17 @@ def test_debug_shows_where_an_error_came_from(monkeypatch: pytest.MonkeyPatch) -
             cli.main(arguments)
 
 
+def test_how_long_the_threads_of_numpy_wait_is_for_the_user_to_say(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OPENBLAS_THREAD_TIMEOUT", "26")
+    assert cli.main(["plugins", "--json"]) == 0
+    assert os.environ["OPENBLAS_THREAD_TIMEOUT"] == "26"
+    monkeypatch.delenv("OPENBLAS_THREAD_TIMEOUT")
+    assert cli.main(["plugins", "--json"]) == 0
+    assert int(os.environ["OPENBLAS_THREAD_TIMEOUT"]) < 26  # OpenBLAS's own
+
+
 def test_ctrl_c_is_130(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(options: argparse.Namespace) -> int:
         raise KeyboardInterrupt

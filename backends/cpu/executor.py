@@ -168,7 +168,8 @@ class BundleExecutor:
 
     def _addresses(self, starts: Mapping[int, int], weights: Mapping[str, int]) -> dict[int, int]:
         """Of every buffer of the graph; row buffers start somewhere in the rows' memory."""
-        addresses = {index: self._rows.ctypes.data + start for index, start in starts.items()}
+        rows = self._rows.ctypes.data
+        addresses = {index: rows + start for index, start in starts.items()}
         addresses.update((index, state.ctypes.data) for index, state in self._states.items())
         addresses.update((index, table.ctypes.data) for index, table in self._tables.items())
         for index, buffer in enumerate(self._graph.buffers):
