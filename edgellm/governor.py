@@ -23,7 +23,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgellm import board
 from edgellm.errors import EdgeError
 from edgellm.processor import ROOT
 from edgellm.sensors import (
@@ -131,6 +130,8 @@ class Governor:
             await asyncio.sleep(INTERVAL_S)
 
     def _open(self, root: Path) -> bool:
+        from edgellm import board
+
         found = board.detect(root).board
         self._sensors = Sensors(root, found.thermal_zones)
         self._by_clock = "cpufreq" in found.throttle

@@ -17,7 +17,8 @@ from pathlib import Path
 from edgellm.history import journal
 from edgellm.history.records import Answered, Asked
 from edgellm.history.session_folder import SessionFolder
-from edgellm.history.session_store import Limits, SessionStore, name_of
+from edgellm.history.session_registry import name_of
+from edgellm.history.session_store import Limits, SessionStore
 
 SESSIONS = [name_of(bytes([index])) for index in range(3)]
 LONGEST_S = 0.005

@@ -17,7 +17,8 @@ from edgellm.history.records import (
     History,
     Record,
 )
-from edgellm.history.session_store import DAY, Limits, SessionStore, name_of
+from edgellm.history.session_registry import name_of
+from edgellm.history.session_store import DAY, Limits, SessionStore
 
 SOAK = "EDGELLM_SOAK" in os.environ
 A, B = name_of(b"a"), name_of(b"b")

@@ -11,8 +11,8 @@ import pytest
 from edgellm.errors import BusyError
 from edgellm.history import session_registry
 from edgellm.history.records import Asked
-from edgellm.history.session_registry import KEPT_S, SessionRegistry
-from edgellm.history.session_store import SessionStore, name_of
+from edgellm.history.session_registry import KEPT_S, SessionRegistry, name_of
+from edgellm.history.session_store import SessionStore
 
 
 class Room:

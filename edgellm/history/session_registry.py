@@ -7,11 +7,15 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING
 
 from edgellm.channel import Entry
 from edgellm.errors import BusyError
 from edgellm.history.records import History, Record
-from edgellm.history.session_store import SessionStore, name_of
+
+if TYPE_CHECKING:
+    from edgellm.history.session_store import SessionStore
 
 TOKEN_BYTES = 8
 MOST = 256
@@ -30,6 +34,11 @@ class _Seat:
     """The line that its device is on; None: it has left."""
     left: float
     """When its device was last seen to leave."""
+
+
+def name_of(token: bytes) -> str:
+    """What a session is called whose token this is; it doesn't give the token away."""
+    return sha256(b"edgellm session " + token).hexdigest()[:32]
 
 
 class SessionRegistry:

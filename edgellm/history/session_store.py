@@ -25,7 +25,6 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
-from hashlib import sha256
 from pathlib import Path
 from typing import TypeVar
 
@@ -82,11 +81,6 @@ class _Entry:
     reading: Future[tuple[Journal, History]] | None = None
     new: list[Record] = field(default_factory=list)
     waiting: list[asyncio.Future[bool]] = field(default_factory=list)
-
-
-def name_of(token: bytes) -> str:
-    """What a session is called whose token this is; it doesn't give the token away."""
-    return sha256(b"edgellm session " + token).hexdigest()[:32]
 
 
 class SessionStore:
