@@ -15,7 +15,8 @@ from edgellm.history.records import (
     Called,
     Forgotten,
 )
-from edgellm.history.session_store import DAY, Limits, SessionStore, name_of
+from edgellm.history.session_registry import name_of
+from edgellm.history.session_store import DAY, Limits, SessionStore
 
 
 def test_sessions_expire_by_the_services_own_clock(tmp_path: Path) -> None:

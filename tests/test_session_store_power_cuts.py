@@ -23,7 +23,8 @@ from edgellm.history.records import (
     History,
     Record,
 )
-from edgellm.history.session_store import Limits, SessionStore, name_of
+from edgellm.history.session_registry import name_of
+from edgellm.history.session_store import Limits, SessionStore
 
 
 class Life:
