@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import NoReturn, TypeVar
@@ -38,7 +37,8 @@ from edgellm.link.events import (
     Remark,
     Status,
 )
-from edgellm.tools.tool import Tool, check_all
+from edgellm.tools.tool import Tool
+from edgellm.tools.toolbox import Function, Toolbox
 from edgellm.wire.opener import ClosableWire, opener, trouble_of
 
 RETRY = 0.2
@@ -48,12 +48,6 @@ FAREWELL = 0.5
 MAX_GREETING = 512
 """Bytes looked at for a refusal in plain text, before the first frame."""
 
-MAX_TROUBLE = 1000
-"""Characters of a tool's error."""
-
-Function = Callable[..., object]
-"""Of a tool: called with its arguments by name, in a thread unless it's a coroutine function. What
-it returns, made of JSON's types, is the call's result; what it raises is the call's error."""
 T = TypeVar("T")
 
 
@@ -77,14 +71,10 @@ class Client:
         self.done: Answered | None = None
         """Of the last answer that came whole."""
         self._open, baud = opener(url)
-        offered = list(tools)
-        self._tools = {tool.name: (tool, function) for tool, function in offered}
-        declared = [tool for tool, _ in offered]
-        check_all(declared)
+        self._toolbox = Toolbox(tools)
+        declared = [tool.declaration() for tool in self._toolbox.tools]
         try:
-            self._device = Device(
-                name, secret=secret, tools=[tool.declaration() for tool in declared], baud=baud
-            )
+            self._device = Device(name, secret=secret, tools=declared, baud=baud)
         except ValueError as error:
             raise UsageError(f"this device can't be announced: {error}") from error
         self._tell = tell
@@ -300,27 +290,9 @@ class Client:
         self._wake.set()
 
     async def _call(self, called: Called) -> None:
-        number, name = called.number, called.name
-        try:
-            async with asyncio.timeout(called.deadline_s):
-                value = await self._result(name, dict(called.arguments))
-        except TimeoutError:
-            self._device.result(number, False, f"no result within {called.deadline_s:g} s")
-        except Exception as error:  # whatever it is, the model is told
-            self._device.result(number, False, f"{type(error).__name__}: {error}"[:MAX_TROUBLE])
-        else:
-            self._device.result(number, True, value)
+        ok, value = await self._toolbox.call(called.name, called.arguments, called.deadline_s)
+        self._device.result(called.number, ok, value)
         self._wake.set()
-
-    async def _result(self, name: str, arguments: dict[str, object]) -> object:
-        if name not in self._tools:
-            raise LookupError(f"there is no tool {name}")
-        tool, function = self._tools[name]
-        if wrong := tool.schema.mismatch(arguments, "the arguments"):
-            raise ValueError(wrong)
-        if inspect.iscoroutinefunction(function):
-            return await function(**arguments)
-        return await asyncio.to_thread(function, **arguments)
 
 
 def _refuse(refused: Refused) -> NoReturn:
