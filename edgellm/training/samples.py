@@ -71,7 +71,7 @@ class Reader:
             raise FormatError(where, "length", len(line), f"up to {MAX_LINE} bytes are allowed")
         found = json_file.parse(line, where)
         if "messages" in found:
-            yield self._chat(found, where)
+            yield from self._chat(found, where)
         elif "prompt" in found or "completion" in found:
             prompt, completion = (_text(found, key, where) for key in ("prompt", "completion"))
             yield self._pieces([(prompt, False), (completion, True)])
@@ -89,7 +89,9 @@ class Reader:
             learnt[0] = False
         return Sample(np.array(ids, np.int32), learnt)
 
-    def _chat(self, found: Mapping[str, object], where: str) -> Sample:
+    def _chat(self, found: Mapping[str, object], where: str) -> Iterator[Sample]:
+        """One sample, or, where the template shows what came before otherwise once there is a newer
+        question, one for each part that it leaves as it was."""
         messages = _messages(found["messages"], where)
         tools = found.get("tools")
         if not isinstance(tools, list | None):
@@ -105,16 +107,19 @@ class Reader:
             except EdgeError as error:
                 reason = f"the model's template can't take them: {error}"
                 raise FormatError(where, "messages", len(messages), reason) from error
-            if not answered.startswith(asked) or not asked.startswith(done):
+            if not answered.startswith(asked):
                 allowed = (
                     "the model's template writes an answer otherwise than where it asks for it"
                 )
                 raise FormatError(where, f"message {index + 1}", "an answer", allowed)
+            if not asked.startswith(done):
+                yield self._pieces(pieces)
+                pieces, done = [], ""
             pieces += [(asked[len(done) :], False), (answered[len(asked) :], True)]
             done = answered
         if not pieces:
             raise FormatError(where, "messages", len(messages), "one must be the assistant's")
-        return self._pieces(pieces)
+        yield self._pieces(pieces)
 
     def _pieces(self, pieces: Sequence[tuple[str, bool]]) -> Sample:
         """Texts, each learnt or not. What follows an answer's end token isn't learnt; if the last
