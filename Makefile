@@ -42,7 +42,7 @@ model: $(VENV)/.developing  ## train the model inside the package anew (most of 
 caller: $(VENV)/.developing  ## train build/caller.gguf, which calls tools, but not yet well enough
 	mkdir -p build
 	$(BIN)/python -m edgellm.training.default_model devices build/caller.gguf \
-	  --base edgellm/default_model.gguf --state build/caller.zip
+	  --state build/caller.zip
 	$(MAKE) evaluate MODEL=build/caller.gguf REPORT=edgellm/training/caller.json
 
 REPORT ?= edgellm/training/default_model.json

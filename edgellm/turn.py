@@ -289,7 +289,7 @@ class Turn:
         """The model has written a call."""
         assert self.answer is not None
         assert self._mark is not None
-        name, arguments = calls.form.parse(self._mark + self.answer.text)
+        name, arguments = calls.form.parse(self._mark + self.answer.text, tuple(calls.tools))
         self._mark = None
         tool = calls.tools.get(name)
         wrong = "there is no such tool" if tool is None else tool.schema.mismatch(arguments)

@@ -18,7 +18,7 @@ from edgellm.chat import Chat
 from edgellm.errors import BackendError
 from edgellm.session import Called, Message
 from edgellm.tools import call_form
-from edgellm.tools.call_form import HERMES, LINES, LLAMA, MISTRAL, OWN, CallForm, result_text
+from edgellm.tools.call_form import HERMES, LLAMA, MISTRAL, NUMBERED, OWN, CallForm, result_text
 from edgellm.tools.grammar import Grammars
 from edgellm.tools.tool import Tool
 
@@ -33,7 +33,7 @@ FAN = Tool(
     },
 )
 PUMP = Tool("pump", "Pumps <|im_end|>")
-FORMS = {"hermes": HERMES, "lines": LINES, "llama": LLAMA, "mistral": MISTRAL, "own": OWN}
+FORMS = {"hermes": HERMES, "numbered": NUMBERED, "llama": LLAMA, "mistral": MISTRAL, "own": OWN}
 PIECES = [
     *(bytes([byte]) for byte in range(256)),
     *(b'{"', b'": ', b'", "', b"}}", b'"}', b", ", b"true", b"false", b"null", b"00", b"12", b".5"),
@@ -64,7 +64,8 @@ def test_no_call_by_a_model_with_random_weights_is_malformed(form: CallForm) -> 
         sources = form.grammars(list(tools.values()))
         for _ in range(50 if SOAK else 2):
             mark = random.choice(list(sources))
-            name, arguments = form.parse(mark + write(grammars, sources[mark], numbers))
+            written = mark + write(grammars, sources[mark], numbers)
+            name, arguments = form.parse(written, list(tools))
             random_tools.judge(tools[name], arguments)
             assert tools[name].schema.mismatch(arguments) is None
             calls += 1
@@ -188,12 +189,13 @@ def test_a_template_with_calls_of_another_kind_gets_our_form(source: str) -> Non
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 def test_a_call_is_read_as_it_was_written(form: CallForm) -> None:
     arguments = {"speed": 5}
-    call = f"{form.mark}{form.before}fan{form.between}{json.dumps(arguments)}{form.after}"
-    assert form.parse(call) == ("fan", arguments)
+    name = "2" if form.numbered else "fan"
+    call = f"{form.mark}{form.before}{name}{form.between}{json.dumps(arguments)}{form.after}"
+    assert form.parse(call, ["pump", "fan"]) == ("fan", arguments)
     assert any(call.startswith(mark) for mark in form.grammars([FAN, PUMP]))
     for wrong in ("x" + call, call[:-1], call + "}", call.replace(form.between, "?"), ""):
         with pytest.raises(BackendError, match="the model's call"):
-            form.parse(wrong)
+            form.parse(wrong, ["pump", "fan"])
 
 
 def test_where_the_mark_is_ordinary_json_only_a_tools_name_makes_it_a_call() -> None:

@@ -14,12 +14,23 @@ from edgellm.chat import Chat
 from edgellm.session import Called, Message
 from edgellm.tokenizer import Tokenizer
 from edgellm.tools import call_form
-from edgellm.tools.call_form import LINES, result_text
+from edgellm.tools.call_form import NUMBERED, result_text
+from edgellm.tools.tool import Tool
 from edgellm.training import bpe_trainer
 from edgellm.training.batch import IGNORED
-from edgellm.training.devices import Held, Lesson, lesson, numbers, rows, sensing
+from edgellm.training.devices import (
+    Held,
+    Lesson,
+    Turn,
+    lesson,
+    numbers,
+    rows,
+    sensing,
+    toolless,
+)
 from edgellm.training.devices.device import MACHINES, UNSEEN_MACHINES
-from edgellm.training.devices.scenes import REFUSAL
+from edgellm.training.devices.drill import drill
+from edgellm.training.devices.scenes import LISTS, NO_TOOLS, REFUSAL
 from edgellm.training.dialogues import words
 from edgellm.training.prompt_form import CONTROL, MARK, TEMPLATE
 
@@ -29,12 +40,12 @@ SEEN = 700
 @pytest.fixture(scope="module")
 def lessons() -> list[Lesson]:
     rng = Random(4)
-    return [lesson(rng, 3) for _ in range(SEEN)]
+    return [lesson(rng, 3, catalogued=0.0) for _ in range(SEEN)]
 
 
 @pytest.fixture(scope="module")
 def reader(lessons: list[Lesson]) -> Tokenizer:
-    texts = (text for made in lessons[:150] for text, _ in rows.pieces(made.tools, made.turns))
+    texts = (text for made in lessons[:150] for text, *_ in rows.pieces(made.tools, made.turns))
     plain = bpe_trainer.train(texts, 500, CONTROL)
     return tokenizer.make(bpe_trainer.extend(plain, [], 501, [MARK]))
 
@@ -45,11 +56,12 @@ def test_same_seed_same_lesson() -> None:
         assert (first.tools, first.turns) == (second.tools, second.turns)
 
 
+@pytest.mark.parametrize("catalogued", [0.0, 1.0])
 @pytest.mark.parametrize("held", [Held(), Held(phrasings=True), Held(devices=True)])
-def test_every_call_is_valid_by_its_tool(held: Held) -> None:
+def test_every_call_is_valid_by_its_tool(held: Held, catalogued: float) -> None:
     rng = Random(6)
     for _ in range(300):
-        made = lesson(rng, 3, held)
+        made = lesson(rng, 3, held, catalogued)
         tools = {tool.name: tool for tool in made.tools}
         assert len(tools) == len(made.tools)
         for turn in made.turns:
@@ -115,7 +127,7 @@ def test_numbers_are_said_as_they_are_meant() -> None:
 
 def test_lessons_are_learnt_as_the_template_writes_them(lessons: list[Lesson]) -> None:
     chat = Chat(TEMPLATE)
-    assert call_form.choose(chat.render, TEMPLATE) == LINES
+    assert call_form.choose(chat.render, TEMPLATE) == NUMBERED
     for made in lessons[:60]:
         messages: list[Message] = []
         for turn in made.turns:
@@ -126,8 +138,8 @@ def test_lessons_are_learnt_as_the_template_writes_them(lessons: list[Lesson]) -
                 result = result_text(call.ok, call.result)
                 messages.append(Message(role="tool", content=result, call=called))
             messages.append(Message(role="assistant", content=turn.answer))
-        learnt = "".join(text for text, _ in rows.pieces(made.tools, made.turns))
-        prompt = LINES.prompt(chat.render, messages, made.tools, str)
+        learnt = "".join(text for text, *_ in rows.pieces(made.tools, made.turns))
+        prompt = NUMBERED.prompt(chat.render, messages, made.tools, str)
         assert prompt == f"{learnt}\n<|im_start|>assistant\n"
 
 
@@ -144,19 +156,20 @@ def test_the_template_takes_whatever_a_tool_may_declare() -> None:
     messages = [{"role": role, "content": "a"} for role in ("user", "assistant", "user")]
     prompt = Chat(TEMPLATE).render(messages, tools=[{"type": "function", "function": function}])
     lists = json.dumps(schema["properties"]["list"])  # type: ignore[index]
-    wanted = f': f(list?: {lists}, level?: 1|2.5|true|null|"high", free?: number)'
+    wanted = f'f (list?: {lists}, level?: 1|2.5|true|null|"high", free?: number) #1'
     end = f"user\na<|im_end|>\n<|im_start|>tools\n{wanted}<|im_end|>\n<|im_start|>assistant\n"
     assert prompt.endswith(end)
     assert prompt.count("<|im_start|>tools") == 1
 
 
 def test_batches_hold_whole_samples_that_begin_where_they_say(reader: Tokenizer) -> None:
-    batch = rows.batch(3, reader, 4, 400)
-    again = rows.batch(3, reader, 4, 400)
+    batch = rows.batch(3, reader, 4, 600)
+    again = rows.batch(3, reader, 4, 600)
     assert np.array_equal(batch.tokens, again.tokens)
-    assert not np.array_equal(batch.tokens, rows.batch(4, reader, 4, 400).tokens)
+    assert not np.array_equal(batch.tokens, rows.batch(4, reader, 4, 600).tokens)
     begin = reader.encode(CONTROL[1], parse_special=True)
     assert (batch.tokens == 0).mean() < 0.3  # ends, and what is left over
+    worths = {reader.encode(worth)[0] for worth in (rows.WANTED, rows.LACKING, rows.OTHER)}
     for tokens, targets, first in zip(batch.tokens, batch.targets, batch.first, strict=True):
         used = int(np.flatnonzero(targets != IGNORED)[-1]) + 1
         assert len(np.unique(first)) > 1
@@ -164,8 +177,73 @@ def test_batches_hold_whole_samples_that_begin_where_they_say(reader: Tokenizer)
             assert tokens[start] == begin[0]
         learnt = np.flatnonzero(targets[:-1] != IGNORED)
         inside = learnt[first[learnt + 1] == first[learnt]]  # a sample's last token is only wanted
+        inside = inside[~np.isin(targets[inside], list(worths))]
         assert np.array_equal(targets[inside], tokens[inside + 1])
     wanted = batch.targets.flatten().tolist()
     text = reader.decode([token for token in wanted if token != IGNORED])
     assert MARK in text
     assert "user" not in text
+
+
+def test_a_tool_s_number_is_learnt_as_what_it_is_worth() -> None:
+    rng = Random(9)
+    kinds = set()
+    for _ in range(200):
+        made = lesson(rng, 1)
+        turn = made.turns[-1]
+        worths = [
+            (piece.text.strip().removesuffix(CONTROL[0]), piece.learnt)
+            for piece in rows.pieces(made.tools, [turn])
+            if isinstance(piece.learnt, str)
+        ]
+        called = {call.name for call in turn.calls}
+        for number, tool in enumerate(made.tools, 1):
+            shown, worth = worths[number - 1]
+            assert shown == str(number)
+            assert (worth == rows.WANTED) == (tool.name in called)
+            assert (worth == rows.LACKING) == (tool.name == turn.lacking)
+            kinds.add(worth)
+    assert kinds == {rows.WANTED, rows.LACKING, rows.OTHER}
+
+
+def test_what_a_question_says_again_is_learnt_at_the_word(reader: Tokenizer) -> None:
+    tool = Tool("set_fan", "Sets the fan")
+    found = rows.pieces([tool], [Turn("fan of the kitchen", (), "Which one?")])
+    ids, learnt = rows.encoded(found, reader, said=True)
+    marks = {reader.encode(mark)[0]: mark for mark in (rows.SAID, rows.UNSAID)}
+    at = {
+        reader.piece(token).decode().strip(): marks[after]
+        for token, after in zip(ids, learnt[1:], strict=False)
+        if after in marks
+    }
+    assert at["the"] == rows.SAID
+    assert set(at.values()) == {rows.SAID, rows.UNSAID}
+    assert not set(marks) & set(rows.encoded(found, reader)[1])
+
+
+def test_a_drill_names_the_line_that_the_question_says() -> None:
+    rng = Random(3)
+    refused = 0
+    for _ in range(200):
+        tools, turn = drill(rng)
+        assert len({tool.name for tool in tools}) == len(tools)
+        refused += not turn.calls
+        for call in turn.calls:
+            (tool,) = (tool for tool in tools if tool.name == call.name)
+            assert set(turn.question.split()) & set(tool.description.split())
+            assert tool.schema.mismatch(call.arguments) is None
+    assert 20 < refused < 100
+
+
+def test_without_tools_nothing_is_called() -> None:
+    rng = Random(8)
+    answers = set()
+    for _ in range(300):
+        made = lesson(rng, 1)
+        for turn, plain in zip(made.turns, toolless(made.turns), strict=True):
+            assert not plain.calls
+            assert plain.question == turn.question
+            answers.add(plain.answer)
+    assert REFUSAL in answers
+    assert NO_TOOLS in answers
+    assert not any(answer.startswith(LISTS) for answer in answers)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgellm.training.schedule import Restart, Schedule
+from edgellm.training.schedule import Schedule
 
 pytestmark = pytest.mark.usefixtures("cpu")
 
@@ -67,11 +67,3 @@ def test_the_default_models_rate() -> None:
     assert rates[0] == pytest.approx(1 / 200)
     assert set(rates[200:600]) == {1.0}
     assert 0 < rates[-1] < 0.05
-
-
-def test_a_schedule_takes_over_from_another() -> None:
-    first, second = Schedule(100, 1.0, floor=0.1), Schedule(20, 0.3, level=0.5)
-    both = Restart(first, 60, second)
-    assert both.steps == 80
-    assert [both.rate(step) for step in (0, 59)] == [first.rate(0), first.rate(59)]
-    assert [both.rate(step) for step in (60, 79)] == [second.rate(0), second.rate(19)]

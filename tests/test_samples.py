@@ -9,6 +9,8 @@ import pytest
 
 from edgellm import chat, checkpoint, runtime, tokenizer
 from edgellm.errors import FormatError, UsageError
+from edgellm.tools.tool import Tool
+from edgellm.training import prompt_form
 from edgellm.training.samples import Reader, Sample
 
 
@@ -56,6 +58,47 @@ def test_a_prompt_is_read_as_the_service_asks_it(reader: Reader, tmp_path: Path)
     assert sample.tokens[: len(asked)].tolist() == asked
     assert not sample.learnt[: len(asked)].any()
     assert sample.learnt[len(asked) :].all()
+
+
+def test_turns_that_a_template_shows_otherwise_later_are_samples_of_their_own(
+    reader: Reader, tmp_path: Path
+) -> None:
+    """Tools stand after the newest question."""
+    tool = {"type": "function", "function": {"name": "lamp", "description": "Switches it"}}
+    messages = [
+        {"role": "user", "content": "on"},
+        {"role": "assistant", "content": "OK, done."},
+        {"role": "user", "content": "off"},
+        {"role": "assistant", "content": "Done."},
+    ]
+    own = Reader(reader.tokenizer, chat.Chat(prompt_form.TEMPLATE))
+    sample = {"messages": messages, "tools": [tool]}
+    first, second = own.read(lines(tmp_path / "a.jsonl", sample))
+    shown = "<|im_start|>tools\nlamp: Switches it #1<|im_end|>\n"
+    for found, learnt in ((first, "OK, done.<|im_end|>"), (second, "Done.<|im_end|>")):
+        whole, answer = texts(own, found)
+        assert (whole.count(shown), answer) == (1, learnt)
+    assert "on<|im_end|>\n<|im_start|>assistant\nOK, done." in texts(own, second)[0]
+
+
+def test_chats_with_a_device_s_tools(reader: Reader) -> None:
+    """The example that the README names."""
+    path = Path(__file__).parent / "data" / "beehive" / "examples.jsonl"
+    own = Reader(reader.tokenizer, chat.Chat(prompt_form.TEMPLATE))
+    chats = [json.loads(line) for line in path.read_text().splitlines()]
+    asked = [m["content"] for talk in chats for m in talk["messages"] if m["role"] == "user"]
+    samples = own.read(path)
+    assert (len(chats), len(samples), len(asked)) == (200, len(asked), len(set(asked)))
+    for talk in chats:
+        declared = {tool["function"]["name"]: tool["function"] for tool in talk["tools"]}
+        for call in (call for m in talk["messages"] for call in m.get("tool_calls", ())):
+            name, arguments = call["function"]["name"], call["function"]["arguments"]
+            tool = Tool(name, "", declared[name]["parameters"])
+            assert tool.schema.mismatch(arguments) is None
+    held_out = json.loads((path.parent / "requests.json").read_text())
+    questions = [said for device in held_out for talk in device["talks"] for said, _ in talk]
+    assert len(questions) == 100
+    assert not set(questions) & set(asked)
 
 
 def test_completions_and_texts(reader: Reader, tmp_path: Path) -> None:

@@ -30,6 +30,9 @@ def test_only_the_very_calls_count() -> None:
         score.add(Turn("hm", kind), calls, "Which level?")  # type: ignore[arg-type]
     assert (score.held, score.kept, score.talks, score.quiet) == (3, 2, 1, 1)
     assert len(score.failures) == 5
+    for said in ("Which level?", " Which level?", "Which?"):
+        score.add(Turn("fan", "asks", answer="Which level?"), (), said)
+    assert (score.answers, score.worded) == (3, 2)
     assert score.as_json(2)["exact"] == 0.2
     assert len(score.as_json(2)["failures"]) == 2  # type: ignore[arg-type]
     assert "1 of 5 calls exact (20.0%)" in trial.table({"x": score})[0]
@@ -50,10 +53,22 @@ def test_what_people_have_written_is_whole() -> None:
 def test_the_generator_has_not_seen_what_people_have_written() -> None:
     written = {turn.question.lower() for case in trial.written(REQUESTS) for turn in case.turns}
     names = {json.dumps([tool.line() for tool in case.tools]) for case in trial.written(REQUESTS)}
-    made = list(trial.made_up(1, 300, Held()))
+    made = [case for share in (0.0, 1.0) for case in trial.made_up(1, 300, Held(), share)]
     assert not names & {json.dumps([tool.line() for tool in case.tools]) for case in made}
     said = {turn.question.lower() for case in made for turn in case.turns}
     assert len(written & said) < 5  # "go home" can be said to anything
+
+
+def test_made_up_cases_are_as_wanted() -> None:
+    for case in trial.made_up(5, 60, Held(), 0.5):
+        assert case.tools
+        for turn in case.turns:
+            assert bool(turn.answer) == isinstance(turn.wanted, str)
+            assert len(turn.results) == (0 if turn.answer else len(turn.wanted))
+    for case in trial.without_tools(5, 60):
+        assert not case.tools
+        assert len(case.turns) == 1
+        assert case.turns[0].answer
 
 
 def test_a_file_that_wants_nonsense_is_refused(tmp_path: Path) -> None:

@@ -37,6 +37,8 @@ class CallForm:
     named: bool = False
     """The mark may stand in other text, too: it counts only with the name of a tool, which the
     model has then chosen by itself."""
+    numbered: bool = False
+    """A tool is called by its number, counted from 1 in the order of declaration."""
     own: bool = False
     """The model's template knows nothing of tools: they are put into its system message, a call
     into its own words and the result into the user's."""
@@ -51,17 +53,22 @@ class CallForm:
     def grammars(self, tools: Sequence[Tool]) -> dict[str, str]:
         """The texts that a call begins with, and for each the rules of what follows it."""
         if not self.named:
-            return {self.mark: _rules(tools, self.before, self.between, self.after)}
+            names = [
+                str(number) if self.numbered else tool.name for number, tool in enumerate(tools, 1)
+            ]
+            openings = [self.before + name + self.between for name in names]
+            return {self.mark: _rules(tools, openings, self.after)}
         # A name with the quote after it isn't the beginning of a longer name.
         return {
             self.mark + self.before + tool.name + self.between[:1]: _rules(
-                [tool], None, self.between[1:], self.after
+                [tool], [self.between[1:]], self.after
             )
             for tool in tools
         }
 
-    def parse(self, text: str) -> tuple[str, Any]:
-        """Name and arguments of a call, its mark included. Raises BackendError if it isn't one."""
+    def parse(self, text: str, tools: Sequence[str] = ()) -> tuple[str, Any]:
+        """Name and arguments of a call, its mark included, of one of the tools of these names.
+        Raises BackendError if it isn't one."""
         opening, name, rest = text.partition(self.mark + self.before)
         name, between, rest = rest.partition(self.between)
         try:
@@ -70,6 +77,10 @@ class CallForm:
             raise BackendError(f"the model's call isn't JSON: {error}") from error
         if opening or not between or not rest.endswith(self.after):
             raise BackendError("the model's call isn't of the form that its grammar has")
+        if self.numbered:
+            if name not in map(str, range(1, len(tools) + 1)):
+                raise BackendError(f"the model calls tool {name[:64]!r} of {len(tools)}")
+            name = tools[int(name) - 1]
         return name, arguments
 
     def prompt(
@@ -126,8 +137,8 @@ RESULT_MARK = "[[result]]"
 OWN = CallForm("[[call]]", " ", " ", "", own=True)
 HERMES = CallForm("<tool_call>", '\n{"name": "', '", "arguments": ', "}")
 LLAMA = CallForm('{"name": "', "", '", "parameters": ', "}", named=True)
-LINES = CallForm(OWN.mark, " ", " ", "")
-"""As ours, by a template that itself tells of the tools, in fewer words."""
+NUMBERED = CallForm(OWN.mark, "", " ", "", numbered=True)
+"""By a template that itself tells of the tools, in numbered lines."""
 MISTRAL = CallForm("[TOOL_CALLS]", '[{"name": "', '", "arguments": ', "}")
 MARKS = frozenset(mark for form in (OWN, HERMES, LLAMA, MISTRAL) for mark in form.marks)
 """What nobody but a model may write, whatever form it was taught."""
@@ -140,7 +151,7 @@ def choose(render: Render | None, template: str | None) -> CallForm:
     from edgellm.tools.tool import Tool  # most conversations have none
 
     question = Message(role="user", content="U")
-    if template is not None and _shows(render, question, tools=[_declared(Tool(_PROBE))]):
+    if template is not None and _shows(render, question, tools=[_declared(Tool(_PROBE, _PROBE))]):
         if "[TOOL_CALLS]" in template and "[ARGS]" not in template:
             return MISTRAL
         if "<tool_call>" in template and "arguments" in template and "<function=" not in template:
@@ -148,7 +159,7 @@ def choose(render: Render | None, template: str | None) -> CallForm:
         if '{"name": ' in template and '"parameters": ' in template:
             return LLAMA
         if OWN.mark in template:
-            return LINES
+            return NUMBERED
     system = Message(role="system", content=_PROBE)
     return replace(OWN, system=_shows(render, system, question))
 
@@ -211,14 +222,13 @@ def _instructions(lines: Sequence[str], form: CallForm) -> str:
     )
 
 
-def _rules(tools: Sequence[Tool], before: str | None, between: str, after: str) -> str:
-    """Lark rules of what follows a mark; without `before` the name is written already."""
+def _rules(tools: Sequence[Tool], openings: Sequence[str], after: str) -> str:
+    """Lark rules of what follows a mark: each tool's opening, its arguments, `after`."""
     from edgellm.tools import schema_rules
 
     rules = schema_rules.Rules()
     calls = []
-    for tool in tools:
-        opening = between if before is None else before + tool.name + between
+    for tool, opening in zip(tools, openings, strict=True):
         closing = f" {schema_rules.literal(after)}" if after else ""
         values = rules.values(tool.schema)
         calls.append(f"{schema_rules.literal(opening)} {values}{closing}")

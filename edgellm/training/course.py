@@ -15,7 +15,7 @@ from edgellm.training.batch import Batch
 from edgellm.training.network import Network
 from edgellm.training.optimiser import AdamW, Rule
 from edgellm.training.record import History, Look, Step
-from edgellm.training.schedule import Rates
+from edgellm.training.schedule import Schedule
 
 
 class Listener(Protocol):
@@ -33,7 +33,7 @@ class Listener(Protocol):
 class Plan:
     """What a training does besides its batches."""
 
-    schedule: Rates
+    schedule: Schedule
     rule: Rule = field(default_factory=Rule)
     look_every: int = 0
     """Steps between two looks at held-out samples; 0: only at the end."""

@@ -1,7 +1,7 @@
 """Makes the default model: `python -m edgellm.training.default_model talks|devices MODEL.gguf`.
 
-Two courses, each of which writes a model: the first one's only talks, the second one's begins with
-that and learns to call devices' tools. Everything follows from the seed.
+Two courses, each of which writes a model: the first one's only talks, the second one's calls the
+tools of devices. Everything follows from the seed.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgellm import checkpoint, runtime, tokenizer
-from edgellm.training import device_course, growth, prompt_form, talk_course
+from edgellm import runtime, tokenizer
+from edgellm.training import device_course, prompt_form, talk_course
 from edgellm.training.model_writer import write_llama
 from edgellm.training.operations import TrainingBackend
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from edgellm.training.course import Course
     from edgellm.training.initial_weights import Weights
     from edgellm.training.record import History
-    from edgellm.training.schedule import Rates
+    from edgellm.training.schedule import Schedule
 
 SEED = 2
 
@@ -42,8 +42,8 @@ TALKS: dict[str, object] = {
 }
 DEVICES: dict[str, object] = {
     "name": "edgellm devices",
-    "description": "Calls the tools of devices, and talks; trained by "
-    "edgellm.training.default_model on what edgellm.training.devices and .dialogues make up",
+    "description": "Calls the tools of devices; trained by edgellm.training.default_model on what "
+    "edgellm.training.devices makes up",
 }
 
 
@@ -74,7 +74,7 @@ class Listener:
 
 
 def course(
-    config: Config, weights: Weights, schedule: Rates, batch: Callable[[int], Batch]
+    config: Config, weights: Weights, schedule: Schedule, batch: Callable[[int], Batch]
 ) -> Course:
     """A training at its beginning."""
     backend = runtime.backend("cpu")
@@ -102,16 +102,11 @@ def talks(path: Path, seed: int, every: int, kept: Path | None) -> None:
     train(path, made, every, kept, {"course": "talks", "seed": seed}, write)
 
 
-def devices(path: Path, base: Path, seed: int, every: int, kept: Path | None) -> None:
-    """The second course: writes a model that works devices, too, from one that only talks."""
-    opened = checkpoint.open(base)
-    assert opened.tokenizer is not None
-    own = tokenizer.make(opened.tokenizer)
-    data = device_course.vocabulary(opened.tokenizer, seed)
-    config, weights = growth.grown(
-        opened, own, data, device_course.PLACES, device_course.CONTEXT, seed
-    )
+def devices(path: Path, seed: int, every: int, kept: Path | None) -> None:
+    """The second course: writes a model that works devices, from nothing."""
+    data = device_course.vocabulary(seed)
     reader = tokenizer.make(data)
+    config, weights = device_course.start(reader, len(data.tokens), seed)
     made = course(
         config,
         weights,
@@ -162,17 +157,12 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("course", choices=("talks", "devices"))
     parser.add_argument("file", type=Path, help="the GGUF file to write")
-    parser.add_argument("--base", type=Path, help="what the first course has written")
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--every", type=int, default=100, help="steps between reports")
     parser.add_argument("--state", type=Path, help="file to save the training in, and go on from")
     given = parser.parse_args(arguments)
-    if given.course == "talks":
-        talks(given.file, given.seed, given.every, given.state)
-    elif given.base is None:
-        parser.error("the second course needs --base, a model that the first one has written")
-    else:
-        devices(given.file, given.base, given.seed, given.every, given.state)
+    write = talks if given.course == "talks" else devices
+    write(given.file, given.seed, given.every, given.state)
     return 0
 
 

@@ -1,6 +1,6 @@
-"""The second course of the default model: what the first one has taught, and devices' tools.
+"""The course of the default model: to call devices' tools, from nothing.
 
-It begins with the first one's model, made larger; everything else follows from the seed.
+Everything follows from the seed: the vocabulary, the first weights, drills and lessons.
 """
 
 from __future__ import annotations
@@ -8,44 +8,80 @@ from __future__ import annotations
 from random import Random
 from typing import TYPE_CHECKING
 
+from edgellm.config import Config, Layer, Rope
 from edgellm.training import bpe_trainer
 from edgellm.training.devices import lesson, rows
+from edgellm.training.devices.device import CATALOGUED
+from edgellm.training.devices.rows import LESSONS, Mix
+from edgellm.training.prepared_weights import prepared_weights
 from edgellm.training.prompt_form import CONTROL, MARK
-from edgellm.training.schedule import Restart, Schedule
+from edgellm.training.schedule import Schedule
 
 if TYPE_CHECKING:
     from edgellm.tokenizer import Tokenizer, TokenizerData
     from edgellm.training.batch import Batch
+    from edgellm.training.prepared_weights import Weights
 
-VOCABULARY = 2048
-PLACES = (0, 1, -1, 2, -1, 3)
-"""Its layers: those of the first course, and new ones (-1)."""
+VOCABULARY = 3072
+DIM, LAYERS, HEADS, KV_HEADS, HIDDEN = 192, 6, 6, 3, 512
 CONTEXT = 1024
+THETA = 100_000.0
+"""Base of the rotary positions: many of their channels hardly turn within a prompt."""
 
-SCHEDULE = Restart(
-    Schedule(4000, 2.5e-3, warm_up=100, level=0.55, floor=0.02),
-    3135,
-    Schedule(1700, 1.35e-3, level=0.35, floor=0.02),
+SCHEDULE = Schedule(2800, 6e-4, warm_up=100, level=0.5, floor=0.02)
+MIXES = (
+    (400, Mix(1.0, 0.0, said=True)),
+    (900, Mix(0.4, 0.1, said=True)),
+    (1800, Mix(0.1, CATALOGUED, said=True)),
+    (None, LESSONS),
 )
-"""Which tool is meant is learnt only once the rate has fallen, to about half of its peak."""
-EASY = 300
-"""Of the steps, those at the beginning that are easy (`rows.batch`)."""
-SHAPE = (3, 512)
+"""What is taught, up to which step."""
+SHAPE = (4, 512)
 """Rows of a batch, tokens of a row."""
 
 
-def vocabulary(base: TokenizerData, seed: int, lessons: int = 6000) -> TokenizerData:
-    """The first course's vocabulary with more pieces, for the lessons that `seed` gives."""
+def vocabulary(seed: int, lessons: int = 10_000) -> TokenizerData:
+    """A vocabulary for the lessons that `seed` gives."""
     rng, texts = Random(seed), []
     for _ in range(lessons):
         made = lesson(rng, 3)
-        for text, _ in rows.pieces(made.tools, made.turns):
+        for piece in rows.pieces(made.tools, made.turns):
+            text = piece.text
             for mark in (*CONTROL, MARK):
                 text = text.replace(mark, "\n")
             texts.append(text)
-    return bpe_trainer.extend(base, texts, VOCABULARY, (MARK,), least=3)
+    trained = bpe_trainer.train(texts, VOCABULARY - 1, CONTROL, least=3)
+    return bpe_trainer.extend(trained, [], VOCABULARY, (MARK,))
+
+
+def start(vocabulary: Tokenizer, size: int, seed: int) -> tuple[Config, Weights]:
+    """The model before its training, for a vocabulary of a size."""
+    width = DIM // HEADS
+    config = Config(
+        architecture="llama",
+        vocab=size,
+        dim=DIM,
+        heads=HEADS,
+        head_dim=width,
+        hidden=HIDDEN,
+        context=CONTEXT,
+        layers=(Layer(kv_heads=KV_HEADS),) * LAYERS,
+        ropes=(Rope(width, theta=THETA),),
+        rope_style="pair",
+    )
+    words = [_word(vocabulary, token) for token in range(size)]
+    wanted, other = (vocabulary.encode(mark)[0] for mark in (rows.WANTED, rows.OTHER))
+    return config, prepared_weights(config, words, (wanted, other), seed)
+
+
+def _word(vocabulary: Tokenizer, token: int) -> str:
+    """As what a token begins: numbers come after a hash where tools are declared, and after the
+    mark where they are called."""
+    said = rows.word(vocabulary, token)
+    return "#" if said == MARK else said
 
 
 def batch(seed: int, vocabulary: Tokenizer, step: int) -> Batch:
     """The batch of a step, the same whenever it is asked for."""
-    return rows.batch(seed * 1_000_000 + step, vocabulary, *SHAPE, easy=step < EASY)
+    mix = next(mix for end, mix in MIXES if end is None or step < end)
+    return rows.batch(seed * 1_000_000 + step, vocabulary, *SHAPE, mix)

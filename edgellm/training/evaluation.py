@@ -15,10 +15,11 @@ from pathlib import Path
 from random import Random
 
 from edgellm.runtime import Model, load
-from edgellm.training import trial
+from edgellm.training import prompt_form, trial
 from edgellm.training.devices import Held
 from edgellm.training.dialogues import conversation
 from edgellm.training.dialogues.rows import encode
+from edgellm.training.trial import Case
 
 SEED = 7
 LISTED = 40
@@ -77,35 +78,50 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("file", nargs="?", type=Path, help="a GGUF file; the default model if none")
     parser.add_argument("--count", type=int, default=300, help="conversations of each kind")
-    parser.add_argument("--requests", type=Path, help="a file of requests, written by hand")
+    parser.add_argument(
+        "--requests",
+        type=Path,
+        action="append",
+        default=[],
+        help="a file of requests, written by hand; may be given again",
+    )
     parser.add_argument("--report", type=Path, help="a JSON file for the result")
     options = parser.parse_args(arguments)
     report: dict[str, object] = {}
     model = load(options.file)
-    for name, held_out in (("talks", False), ("held-out talks", True)):
-        score = evaluate(model, talks(SEED, options.count, held_out))
-        print(f"{name}: {score.exact} of {score.answers} answers exact ({score.share:.1%})")
-        report[name] = {
-            "answers": score.answers,
-            "exact": round(score.share, 4),
-            "failures": score.failures[:LISTED],
-        }
-    sets = {
-        "devices": trial.made_up(SEED, options.count, Held()),
-        "held-out phrasings": trial.made_up(SEED, options.count, Held(phrasings=True)),
-        "unseen devices": trial.made_up(SEED, options.count, Held(devices=True)),
-    }
-    if options.requests:
-        sets["written by hand"] = trial.written(options.requests)
-    scores = trial.hold(model, sets)
+    if model.file.template == prompt_form.TALKS:
+        for name, held_out in (("talks", False), ("held-out talks", True)):
+            score = evaluate(model, talks(SEED, options.count, held_out))
+            print(f"{name}: {score.exact} of {score.answers} answers exact ({score.share:.1%})")
+            report[name] = {
+                "answers": score.answers,
+                "exact": round(score.share, 4),
+                "failures": score.failures[:LISTED],
+            }
+    made_up = sets(options.count)
+    written = {path.stem: trial.written(path) for path in options.requests}
+    scores = trial.hold(model, {**made_up, **written})
     print("\n".join(trial.table(scores)))
-    report |= {name: score.as_json(LISTED) for name, score in scores.items()}
-    if options.requests:
-        report["written by hand"] = scores["written by hand"].as_json()
+    report |= {
+        name: score.as_json(LISTED if name in made_up else None) for name, score in scores.items()
+    }
     if options.report:
         text = json.dumps(report, indent=1, ensure_ascii=False)
         options.report.write_text(text + "\n", encoding="utf-8")
     return 0
+
+
+def sets(count: int) -> dict[str, Iterable[Case]]:
+    """So many conversations of each kind that can be made up anew."""
+    found = {"without tools": trial.without_tools(SEED, count)}
+    for what, catalogued in (("composed", 0.0), ("catalogue", 1.0)):
+        for name, held in (
+            (what, Held()),
+            (f"{what}, held-out phrasings", Held(phrasings=True)),
+            (f"{what}, unseen devices", Held(devices=True)),
+        ):
+            found[name] = trial.made_up(SEED, count, held, catalogued)
+    return found
 
 
 if __name__ == "__main__":

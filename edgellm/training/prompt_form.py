@@ -3,18 +3,19 @@
     <|im_start|>user
     fan to 40<|im_end|>
     <|im_start|>tools
-    Sets the speed of the fan: set_fan(percent: 0..100 %)
-    Reads the temperature: read_temperature()<|im_end|>
+    set fan: Sets the speed of the fan (percent: 0..100 %) #1
+    read temperature: Reads the temperature #2<|im_end|>
     <|im_start|>assistant
-    [[call]] set_fan {"percent": 40}<|im_end|>
+    [[call]]1 {"percent": 40}<|im_end|>
     <|im_start|>tool
     ok<|im_end|>
     <|im_start|>assistant
     OK, done.<|im_end|>
 
-Each tool is read in the light of the newest question, and its name in that of its description: so a
-small model has only to find the name that fits best, and to repeat it. Of what it has computed for
-the question before, only what came up to there is of use, which costs such a model milliseconds.
+Each tool is read in the light of the newest question, and its number in that of all that is said of
+it: so a small model has only to find the number that fits best. Of what it has computed for the
+question before, only what came up to there is of use, which costs such a model milliseconds. A
+question that is all in capitals is shown in small letters.
 """
 
 from __future__ import annotations
@@ -42,23 +43,31 @@ TEMPLATE = """\
 <|im_start|>tools
 {%- for tool in tools -%}
 {%- set function = tool.function -%}
-{{ '\\n' }}{{ function.description }}: {{ function.name }}(
-{%- for name, of in function.parameters.properties.items() -%}
-{{ ', ' if not loop.first }}{{ name }}\
-{{ '' if name in (function.parameters.required or []) else '?' }}: {{ values(of) }}
+{%- set schema = function.parameters | default({}) -%}
+{{ '\\n' }}{{ function.name | replace('_', ' ') }}
+{{- ': ' ~ function.description if function.description is defined and function.description }}
+{%- for name, of in (schema.properties | default({})).items() -%}
+{{ ', ' if not loop.first else ' (' }}{{ name }}\
+{{ '' if name in (schema.required | default([])) else '?' }}: {{ values(of) }}
+{{- ')' if loop.last }}
 {%- endfor -%}
-)
+{{ ' #' ~ loop.index }}
 {%- endfor -%}
 <|im_end|>{{ '\\n' }}
+{%- endmacro -%}
+{%- macro number(name) -%}
+{%- for tool in tools or [] -%}{{ loop.index if tool.function.name == name }}{%- endfor -%}
 {%- endmacro -%}
 {%- set newest = namespace(question=0) -%}
 {%- for message in messages -%}
 {%- if message.role == 'user' -%}{%- set newest.question = loop.index -%}{%- endif -%}
 {%- endfor -%}
 {%- for message in messages -%}
-<|im_start|>{{ message.role }}{{ '\\n' }}{{ message.content }}
+<|im_start|>{{ message.role }}{{ '\\n' }}\
+{{ message.content | lower if message.role == 'user' and message.content == message.content | upper
+else message.content }}
 {%- for call in message.tool_calls or [] -%}
-[[call]] {{ call.function.name }} {{ call.function.arguments | tojson }}
+[[call]]{{ number(call.function.name) }} {{ call.function.arguments | tojson }}
 {%- endfor -%}
 <|im_end|>{{ '\\n' }}
 {%- if tools and loop.index == newest.question -%}{{ declared() }}{%- endif -%}

@@ -4,18 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
-
-
-class Rates(Protocol):
-    """A learning rate for each step."""
-
-    @property
-    def steps(self) -> int:
-        """How many there are."""
-
-    def rate(self, step: int) -> float:
-        """At a step, the first being 0."""
 
 
 @dataclass(frozen=True)
@@ -40,23 +28,3 @@ class Schedule:
         done = min(max((step - fall) / max(self.steps - fall, 1), 0.0), 1.0)
         share = 0.5 * (1 + math.cos(math.pi * done))
         return self.peak * (self.floor + (1 - self.floor) * share)
-
-
-@dataclass(frozen=True)
-class Restart:
-    """A schedule that another one takes over from before its end (Loshchilov and Hutter 2017,
-    arXiv:1608.03983)."""
-
-    first: Schedule
-    at: int
-    """The step that is the other one's first."""
-    second: Schedule
-
-    @property
-    def steps(self) -> int:
-        return self.at + self.second.steps
-
-    def rate(self, step: int) -> float:
-        if step < self.at:
-            return self.first.rate(step)
-        return self.second.rate(step - self.at)

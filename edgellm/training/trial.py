@@ -22,7 +22,8 @@ from edgellm.sampling import Sampling
 from edgellm.scheduler import Scheduler
 from edgellm.service import Conversations
 from edgellm.tools.tool import Tool
-from edgellm.training.devices import Held, lesson
+from edgellm.training import devices
+from edgellm.training.devices import Held, catalogue, lesson, toolless
 from edgellm.training.prompt_form import CONTROL
 
 Calls = tuple[tuple[str, Mapping[str, object]], ...]
@@ -42,6 +43,8 @@ class Turn:
     wanted: Calls | Kind
     results: tuple[tuple[bool, object], ...] = ()
     """What the device answers to the wanted calls; where there are none, "ok"."""
+    answer: str = ""
+    """The right words, where nothing is called and they're known."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +69,15 @@ class Score:
     talks: int = 0
     quiet: int = 0
     """Of `talks`: answered without a call."""
+    answers: int = 0
+    worded: int = 0
+    """Of `answers`, those whose right words are known: answered in these."""
     failures: list[dict[str, object]] = field(default_factory=list)
 
     def add(self, turn: Turn, calls: Calls, text: str) -> None:
+        if turn.answer:
+            self.answers += 1
+            self.worded += not calls and text.strip() == turn.answer
         if turn.wanted == "talks":
             self.talks += 1
             right = not calls
@@ -94,6 +103,7 @@ class Score:
             "no call": _share(self.kept, self.held),
             "small talk": self.talks,
             "talked": _share(self.quiet, self.talks),
+            "right words": _share(self.worded, self.answers),
             "failures": self.failures[:most],
         }
 
@@ -102,19 +112,27 @@ def _share(part: int, whole: int) -> float | None:
     return round(part / whole, 4) if whole else None
 
 
-def made_up(seed: int, count: int, held: Held) -> Iterable[Case]:
-    """Cases of one to three turns that the generator of the training makes."""
-    rng = Random(f"{seed} {held}")
+def made_up(seed: int, count: int, held: Held, catalogued: float) -> Iterable[Case]:
+    """Cases of one to three turns that the generator of the training makes, a share of them with
+    devices of the catalogue."""
+    rng = Random(f"{seed} {held} {catalogued}")
     for _ in range(count):
-        made = lesson(rng, rng.choice((1, 1, 2, 3)), held)
-        turns = []
-        for turn in made.turns:
-            wanted: Calls | Kind = tuple((call.name, call.arguments) for call in turn.calls)
-            if not turn.calls:
-                wanted = kind(turn.answer)
-            results = tuple((call.ok, call.result) for call in turn.calls)
-            turns.append(Turn(turn.question, wanted, results))
-        yield Case(made.tools, tuple(turns))
+        made = lesson(rng, rng.choice((1, 1, 2, 3)), held, catalogued)
+        yield Case(made.tools, tuple(map(_asked, made.turns)))
+
+
+def without_tools(seed: int, count: int) -> Iterable[Case]:
+    """The same, one turn each, of a model that has no tools."""
+    rng = Random(seed)
+    for _ in range(count):
+        yield Case((), tuple(map(_asked, toolless(lesson(rng, 1).turns)))[-1:])
+
+
+def _asked(turn: devices.Turn) -> Turn:
+    results = tuple((call.ok, call.result) for call in turn.calls)
+    if turn.calls:
+        return Turn(turn.question, tuple((c.name, c.arguments) for c in turn.calls), results)
+    return Turn(turn.question, kind(turn.answer), answer=turn.answer)
 
 
 def kind(answer: str) -> Kind:
@@ -128,13 +146,16 @@ def kind(answer: str) -> Kind:
 
 def written(path: Path) -> list[Case]:
     """The cases of a file: devices with their tools, as they declare them, and talks, each turn a
-    sentence and what should come of it."""
+    sentence and what should come of it. Talks of which the catalogue says a sentence to the letter,
+    such as "open the gate", are left out: nothing is asked that was taught."""
     cases = []
+    known = catalogue.sentences()
     for device in json.loads(path.read_text(encoding="utf-8")):
         tools = tuple(Tool.check(declared) for declared in device["tools"])
         for talk in device["talks"]:
             turns = tuple(Turn(said, _wanted(wanted)) for said, wanted in talk)
-            cases.append(Case(tools, turns))
+            if not any(turn.question.lower() in known for turn in turns):
+                cases.append(Case(tools, turns))
     return cases
 
 
@@ -200,5 +221,6 @@ def table(scores: Mapping[str, Score]) -> list[str]:
         share = score.exact / max(score.calls, 1)
         line = f"{name}: {score.exact} of {score.calls} calls exact ({share:.1%})"
         line += f", {score.kept} of {score.held} asked back or declined"
-        lines.append(f"{line}, {score.quiet} of {score.talks} talked")
+        line += f", {score.quiet} of {score.talks} talked"
+        lines.append(f"{line}, {score.worded} of {score.answers} in the right words")
     return lines

@@ -4,6 +4,6 @@ calls that are right; made up from a seed, never collected.
 `lesson` makes one; what is held out of training is asked for by name.
 """
 
-from edgellm.training.devices.lesson import Held, Lesson, lesson
+from edgellm.training.devices.lesson import Held, Lesson, Turn, lesson, toolless
 
-__all__ = ["Held", "Lesson", "lesson"]
+__all__ = ["Held", "Lesson", "Turn", "lesson", "toolless"]

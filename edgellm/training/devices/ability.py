@@ -12,13 +12,16 @@ from edgellm.tools.tool import Tool
 from edgellm.training.devices.arguments import Argument
 from edgellm.training.dialogues import words
 
+FIELDS = ("{v}", "{w}", "{u}")
+"""Where in a way to ask the values of the arguments stand that are free, in their order."""
+
 
 @dataclass(frozen=True)
 class Use:
     """One thing to ask of a tool."""
 
     asks: tuple[str, ...]
-    """`{t}` is the thing, `{v}` and `{w}` are the values of the arguments that are free."""
+    """`{t}` is the thing; see `FIELDS`."""
     unseen: tuple[str, ...] = ()
     """Ways that are held out for evaluation."""
     lacking: tuple[str, ...] = ()
@@ -52,7 +55,7 @@ class Ability:
     tool: Tool
     uses: tuple[Use, ...]
     free: tuple[Argument, ...] = ()
-    """In the order in which `{v}` and `{w}` stand for them."""
+    """In the order of their `FIELDS`."""
     optional: Argument | None = None
     """One that may be added to what is asked, "for 5 minutes"."""
     quantity: Quantity | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
@@ -64,13 +64,26 @@ class Number(Argument):
 @dataclass(frozen=True)
 class Choice(Argument):
     values: tuple[str, ...]
+    said: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """How people say a value, where not as it's written."""
 
     def schema(self) -> dict[str, Any]:
         return {"type": "string", "enum": list(self.values)}
 
     def draw(self, rng: Random) -> Value:
         value = rng.choice(self.values)
-        return value, value.replace("_", " ")
+        return value, rng.choice(self.said.get(value) or (value.replace("_", " "),))
+
+
+@dataclass(frozen=True)
+class Flag(Argument):
+    """True or false, as the way of asking decides."""
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "boolean"}
+
+    def draw(self, rng: Random) -> Value:
+        raise ValueError(f"{self.name} isn't said")
 
 
 @dataclass(frozen=True)

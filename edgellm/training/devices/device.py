@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
-from edgellm.training.devices import doing, sensing, setting, switching
+from edgellm.training.devices import catalogue, doing, sensing, setting, switching
 from edgellm.training.devices.ability import Ability
 from edgellm.training.dialogues import words
 
@@ -37,9 +37,17 @@ UNSEEN_MACHINES = (
 )  # fmt: skip
 
 
+CATALOGUED = 0.5
+"""The share of devices that are of the catalogue."""
+
+
 @dataclass(frozen=True)
 class Device:
     abilities: tuple[Ability, ...]
+    declines: tuple[str, ...] = ()
+    """Of the catalogue: what none of its kind can do."""
+    lacks: tuple[Ability, ...] = ()
+    """Of the catalogue: what others of its kind can."""
 
     def alike(self, ability: Ability) -> list[Ability]:
         """Others of the same kind."""
@@ -98,14 +106,17 @@ def abilities(thing: str, rng: Random, unseen: bool = False) -> list[Ability]:
     return doing.inventing(thing, rng)
 
 
-def device(rng: Random, unseen: bool = False, most: int = 7) -> Device:
-    """A device of one to `most` tools; names of tools and pairs of kind and thing occur once."""
+def device(rng: Random, unseen: bool = False, catalogued: float = CATALOGUED) -> Device:
+    """A device of one to seven tools, of the catalogue or composed; names of tools and pairs of
+    kind and thing occur once."""
     wanted = rng.choice((1, 2, 3, 3, 4, 4, 5, 5, 6, 7))
+    if rng.random() < catalogued:
+        return _catalogued(rng, unseen, wanted)
     found: list[Ability] = []
     names: set[str] = set()
     things = [noun(rng, unseen) for _ in range(rng.randint(1, 4))]
     for _ in range(30):
-        if len(found) >= min(wanted, most):
+        if len(found) >= wanted:
             break
         thing = rng.choice(things)
         some = abilities(thing, rng, unseen)
@@ -118,6 +129,15 @@ def device(rng: Random, unseen: bool = False, most: int = 7) -> Device:
         names |= {one.tool.name for one in some}
     rng.shuffle(found)
     return Device(tuple(found))
+
+
+def _catalogued(rng: Random, unseen: bool, wanted: int) -> Device:
+    """A device of the catalogue with so many of its tools."""
+    kind = rng.choice(catalogue.kinds(unseen))
+    some = [one.ability(rng) for one in rng.sample(kind.entries, len(kind.entries))]
+    names = [one.tool.name for one in some]
+    some = [one for index, one in enumerate(some) if one.tool.name not in names[:index]]
+    return Device(tuple(some[:wanted]), kind.declines, tuple(some[wanted:]))
 
 
 def _deed(ability: Ability) -> str:

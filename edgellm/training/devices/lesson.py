@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
 from edgellm.tools.tool import Tool
 from edgellm.training.devices.ability import Ability
-from edgellm.training.devices.device import Device, device
+from edgellm.training.devices.device import CATALOGUED, Device, device
 from edgellm.training.dialogues import words
 from edgellm.training.dialogues.conversation import AFTER, BEFORE
 from edgellm.training.dialogues.noise import finish, mistype, mistype_around
@@ -53,6 +53,8 @@ class Turn:
     """What is said after the last call."""
     refers: bool = False
     """It can only be understood after the turn before it."""
+    lacking: str = ""
+    """The tool that is meant but can't be called, since a value is missing or impossible."""
 
 
 @dataclass
@@ -70,9 +72,12 @@ class Lesson:
     def tools(self) -> tuple[Tool, ...]:
         return tuple(ability.tool for ability in self.device.abilities)
 
-    def say(self, question: str, answer: str, *calls: Call, refers: bool = False) -> None:
+    def say(
+        self, question: str, answer: str, *calls: Call, refers: bool = False, lacking: str = ""
+    ) -> None:
         asking = question.startswith(("what", "how", "is ", "did ", "can ", "could "))
-        self.turns.append(Turn(finish(question, self.rng, asking), calls, answer, refers))
+        said = finish(question, self.rng, asking)
+        self.turns.append(Turn(said, calls, answer, refers, lacking))
 
     def way(self, ability: Ability, ways: tuple[str, ...]) -> str | None:
         """One of the ways that tell this ability from the device's others."""
@@ -105,7 +110,7 @@ class Lesson:
         first, _, rest = noun.partition(" ")
         if rest and first in words.PLACES and rng.random() < 0.35:
             said = f"{rest} in the {first}"
-        elif rest and rng.random() < 0.2 and self._only(rest):
+        elif rest and not rest.isdigit() and rng.random() < 0.2 and self._only(rest):
             said = rest
         if rng.random() < 0.05:
             said = mistype(said, rng)
@@ -185,13 +190,28 @@ def report(ability: Ability, call: Call) -> str:
     return f"The {quantity.noun} is {value}{unit}."
 
 
-def lesson(rng: Random, turns: int, held: Held | None = None, most: int = 7) -> Lesson:
-    """A conversation of at least so many turns with a device of mostly up to `most` tools that
-    `rng` makes up."""
+def lesson(
+    rng: Random, turns: int, held: Held | None = None, catalogued: float = CATALOGUED
+) -> Lesson:
+    """A conversation of at least so many turns with a device that `rng` makes up or, in a share of
+    cases, takes from the catalogue."""
     from edgellm.training.devices.scenes import scene  # which makes turns of lessons
 
     held = held or Held()
-    found = Lesson(rng, device(rng, held.devices, most), held)
+    found = Lesson(rng, device(rng, held.devices, catalogued), held)
     while len(found.turns) < turns:
         scene(found)
     return found
+
+
+def toolless(turns: Sequence[Turn]) -> list[Turn]:
+    """The same questions to a model that has no tools."""
+    from edgellm.training.devices.scenes import LISTS, NO_TOOLS, REFUSAL
+
+    answers = [
+        REFUSAL if turn.calls or turn.lacking
+        else NO_TOOLS if turn.answer.startswith(LISTS)
+        else turn.answer
+        for turn in turns
+    ]  # fmt: skip
+    return [Turn(turn.question, (), answer) for turn, answer in zip(turns, answers, strict=True)]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from random import Random
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -13,29 +14,68 @@ from edgellm.tokenizer import Tokenizer
 from edgellm.tools.call_form import result_text
 from edgellm.tools.tool import Tool
 from edgellm.training.batch import IGNORED, Batch
-from edgellm.training.devices.lesson import Turn, lesson
-from edgellm.training.dialogues import conversation
+from edgellm.training.devices.device import CATALOGUED
+from edgellm.training.devices.drill import drill
+from edgellm.training.devices.lesson import Turn, lesson, toolless
 from edgellm.training.prompt_form import CONTROL, MARK
 
 END, BEGIN = CONTROL
-TALKS = 0.12
-"""The share of samples without a device."""
+TOOLLESS = 0.06
+"""The share of samples without a device's tools."""
 
 LEFT_OVER = 6
 """A batch is full when so many samples didn't fit any row."""
 
-Pieces = list[tuple[str, bool]]
-"""Texts, and whether each is to be learnt."""
+WANTED, LACKING, OTHER = "\x06", "\x05", "\x15"
+"""What is learnt in place of a tool's number where it is declared: whether it is to be called,
+would be if nothing were missing, or neither. Which one it is would take long to find out from the
+calls alone. Nothing ever writes these bytes."""
+SAID, UNSAID = "\x0e", "\x0f"
+"""What may be learnt after a token of what is said of a tool: whether the question says it, too."""
+
+
+@dataclass(frozen=True)
+class Mix:
+    """What samples are of."""
+
+    drills: float
+    """A share."""
+    catalogued: float
+    """Of the lessons' devices, the share that is of the catalogue."""
+    said: bool
+    """Whether it is learnt, too, which words of a description the question says again: by them a
+    model finds out first which tool is meant."""
+
+
+LESSONS = Mix(0.03, CATALOGUED, said=False)
+
+
+class Piece(NamedTuple):
+    """A part of a conversation's text."""
+
+    text: str
+    learnt: bool | str = False
+    """Whether it is to be learnt, or what in its place."""
+    kind: Literal["question", "tool", ""] = ""
+    """The newest question, what is said of a tool, or another."""
+
+
+def shown(question: str) -> str:
+    """A question as `prompt_form.TEMPLATE` shows it: nobody means anything by capitals alone."""
+    return question.lower() if question == question.upper() else question
 
 
 def line(tool: Tool) -> str:
-    """A tool as `prompt_form.TEMPLATE` declares it."""
+    """A tool as `prompt_form.TEMPLATE` declares it, up to its number."""
     properties = tool.parameters.get("properties", {})
     required = tool.parameters.get("required", [])
     listed = ", ".join(
         f"{name}{'' if name in required else '?'}: {_values(of)}" for name, of in properties.items()
     )
-    return f"{tool.description}: {tool.name}({listed})"
+    said = tool.name.replace("_", " ")
+    if tool.description:
+        said += f": {tool.description}"
+    return f"{said} ({listed}) #" if listed else f"{said} #"
 
 
 def _values(of: Mapping[str, Any]) -> str:
@@ -54,67 +94,101 @@ def _json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def pieces(tools: Sequence[Tool], turns: Sequence[Turn]) -> Pieces:
+def pieces(tools: Sequence[Tool], turns: Sequence[Turn]) -> list[Piece]:
     """A conversation as text. Of its newest turn the answers are learnt: an answer in words up to
     its end, a call without it, since a grammar ends it."""
-    found: Pieces = []
+    found: list[Piece] = []
     before = ""
+    names = [tool.name for tool in tools]
     for turn in turns:
         newest = turn is turns[-1]
-        before += f"{BEGIN}user\n{turn.question}{END}\n"
+        found += [
+            Piece(f"{before}{BEGIN}user\n"),
+            Piece(shown(turn.question), kind="question" if newest else ""),
+        ]
+        before = f"{END}\n"
         if tools and newest:
-            listed = "".join(f"\n{line(tool)}" for tool in tools)
-            before += f"{BEGIN}tools{listed}{END}\n"
+            found.append(Piece(f"{before}{BEGIN}tools\n"))
+            for number, tool in enumerate(tools, 1):
+                after = END if number == len(tools) else "\n"
+                found.append(Piece(line(tool), kind="tool"))
+                found.append(Piece(f"{number}{after}", _worth(tool, turn)))
+            before = "\n"
         before += f"{BEGIN}assistant\n"
         for call in turn.calls:
-            found += [(before, False), (f"{MARK} {call.name} {_json(call.arguments)}", newest)]
+            called = f"{MARK}{names.index(call.name) + 1} {_json(call.arguments)}"
+            found += [Piece(before), Piece(called, newest)]
             result = result_text(call.ok, call.result)
             before = f"{END}\n{BEGIN}tool\n{result}{END}\n{BEGIN}assistant\n"
-        found += [(before, False), (f"{turn.answer}{END}", newest)]
+        found += [Piece(before), Piece(f"{turn.answer}{END}", newest)]
         before = "\n"
     return found
 
 
-def encoded(found: Pieces, tokenizer: Tokenizer) -> tuple[list[int], list[bool]]:
-    """Tokens, and whether each is to be learnt."""
+def _worth(tool: Tool, turn: Turn) -> str:
+    if any(call.name == tool.name for call in turn.calls):
+        return WANTED
+    return LACKING if tool.name == turn.lacking else OTHER
+
+
+def encoded(
+    found: Sequence[Piece], tokenizer: Tokenizer, said: bool = False
+) -> tuple[list[int], list[int]]:
+    """Tokens, and what is to be learnt in the place of each."""
     ids: list[int] = []
-    learnt: list[bool] = []
-    for text, wanted in found:
-        some = tokenizer.encode(text, parse_special=True)
+    learnt: list[int] = []
+    asked: set[str] = set()
+    for piece in found:
+        some = tokenizer.encode(piece.text, parse_special=True)
+        if isinstance(piece.learnt, str):
+            (mark,) = tokenizer.encode(piece.learnt)
+            some_learnt = [mark] * len(some)
+        else:
+            some_learnt = some if piece.learnt else [IGNORED] * len(some)
+        if piece.kind == "question":
+            asked = {word(tokenizer, token) for token in some}
+        elif piece.kind == "tool" and said:
+            # What follows a token is learnt at it.
+            for at, token in enumerate(some[:-1], 1):
+                said_word = word(tokenizer, token)
+                if said_word.isalpha():
+                    (some_learnt[at],) = tokenizer.encode(SAID if said_word in asked else UNSAID)
         ids += some
-        learnt += [wanted] * len(some)
+        learnt += some_learnt
     return ids, learnt
 
 
+def word(tokenizer: Tokenizer, token: int) -> str:
+    """What a token says, wherever it stands."""
+    return tokenizer.piece(token).decode(errors="replace").strip(" _").lower() or str(token)
+
+
 def samples(
-    rng: Random, tokenizer: Tokenizer, length: int, easy: bool
-) -> Iterator[tuple[list[int], list[bool]]]:
-    """Endless samples of at most `length` tokens and one: turns of lessons, each with none to three
-    of those before it, and talks without a device."""
+    rng: Random, tokenizer: Tokenizer, length: int, mix: Mix
+) -> Iterator[tuple[list[int], list[int]]]:
+    """Endless samples of at most `length` tokens and one: drills, and turns of lessons, each with
+    none to three of those before it, now and then without the tools."""
     while True:
-        found: list[Pieces] = []
-        if rng.random() < TALKS:
-            talk = conversation(rng, rng.randint(1, 2))
-            told = [Turn(question, (), answer) for question, answer in talk]
-            found = [[(text, n % 2 == 1) for n, (text, _) in enumerate(pieces((), told))]]
+        found: list[Sequence[Piece]] = []
+        if rng.random() < mix.drills:
+            tools, turn = drill(rng)
+            found.append(pieces(tools, [turn]))
+        elif rng.random() < TOOLLESS:
+            found.append(pieces((), toolless(lesson(rng, 1).turns)[-2:]))
         else:
-            made = lesson(rng, 4, most=3 if easy else 7)
+            made = lesson(rng, 4, catalogued=mix.catalogued)
             for index, turn in enumerate(made.turns):
                 before = rng.choice((1, 1, 2, 3)) if turn.refers else rng.choice((0, 0, 0, 0, 1, 2))
                 found.append(pieces(made.tools, made.turns[max(0, index - before) : index + 1]))
         for some in found:
-            ids, learnt = encoded(some, tokenizer)
+            ids, learnt = encoded(some, tokenizer, mix.said)
             if len(ids) <= length + 1:
-                yield ids, [True] * len(ids) if easy else learnt
+                yield ids, learnt
 
 
-def batch(seed: int, tokenizer: Tokenizer, rows: int, length: int, easy: bool = False) -> Batch:
-    """A batch that follows from the seed: rows filled with whole samples.
-
-    Easy ones have few tools, and all of their tokens are learnt: that a description says a name's
-    words again, and a question a description's, is what a model learns first to match them by.
-    """
-    drawn = samples(Random(seed), tokenizer, length, easy)
+def batch(seed: int, tokenizer: Tokenizer, rows: int, length: int, mix: Mix = LESSONS) -> Batch:
+    """A batch that follows from the seed: rows filled with whole samples."""
+    drawn = samples(Random(seed), tokenizer, length, mix)
     tokens = np.zeros((rows, length), np.int32)
     targets = np.full((rows, length), IGNORED, np.int32)
     first = np.zeros((rows, length), np.int32)
@@ -128,7 +202,7 @@ def batch(seed: int, tokenizer: Tokenizer, rows: int, length: int, easy: bool = 
             continue
         place = slice(used[row], used[row] + count)
         tokens[row, place] = ids[:-1]
-        targets[row, place] = np.where(learnt[1:], ids[1:], IGNORED)
+        targets[row, place] = learnt[1:]
         first[row, place] = used[row]
         used[row] += count
     for row in range(rows):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from random import Random
 
-from edgellm.training.devices.ability import Ability
+from edgellm.training.devices.ability import FIELDS, Ability
 from edgellm.training.devices.arguments import Choice, Number, Phrase
 from edgellm.training.devices.device import abilities, noun
 from edgellm.training.devices.lesson import Call, Lesson, report
@@ -12,6 +13,8 @@ from edgellm.training.dialogues import phrases, words
 from edgellm.training.dialogues.noise import mistype_around
 
 REFUSAL = "None of my tools can do that."
+LISTS = "I can call "
+NO_TOOLS = "I see no tools."
 
 
 def request(c: Lesson, ability: Ability) -> tuple[str, Call] | None:
@@ -22,11 +25,8 @@ def request(c: Lesson, ability: Ability) -> tuple[str, Call] | None:
     way = c.way(ability, use.unseen if c.held.phrasings else use.asks)
     if way is None:
         return None
-    arguments = dict(use.fixed)
-    for argument, field in zip(ability.free, ("{v}", "{w}"), strict=False):
-        value, said = argument.draw(rng)
-        arguments[argument.name] = value
-        way = way.replace(field, said)
+    way, given = _filled(way, ability, rng)
+    arguments = {**use.fixed, **given}
     text = way.replace("{t}", c.thing(ability.thing))
     if ability.optional and rng.random() < 0.5:
         value, said = ability.optional.draw(rng)
@@ -34,6 +34,16 @@ def request(c: Lesson, ability: Ability) -> tuple[str, Call] | None:
             arguments[ability.optional.name] = value
             text += f" for {said}"
     return text, c.called(ability, index, arguments)
+
+
+def _filled(way: str, ability: Ability, rng: Random) -> tuple[str, dict[str, object]]:
+    """A way to ask with values in it, and these by their arguments."""
+    given = {}
+    for argument, field in zip(ability.free, FIELDS, strict=False):
+        if field in way:
+            given[argument.name], said = argument.draw(rng)
+            way = way.replace(field, said)
+    return way, given
 
 
 def command(c: Lesson) -> None:
@@ -72,25 +82,23 @@ def _clash(first: Ability, second: Ability) -> bool:
 def missing(c: Lesson) -> None:
     """A command that lacks a value: it's asked for, and mostly given."""
     rng = c.rng
-    lacking = [ability for ability in c.device.abilities if ability.uses[0].lacking]
+    lacking = [
+        ability for ability in c.device.abilities if any(use.lacking for use in ability.uses)
+    ]
     if not lacking:
         return
     ability = rng.choice(lacking)
-    index = rng.randrange(len(ability.uses))
+    index = rng.choice([index for index, use in enumerate(ability.uses) if use.lacking])
     use = ability.uses[index]
     second = bool(use.lacking_second) and rng.random() < 0.5
     way = c.way(ability, use.lacking_second if second else use.lacking)
     if way is None:
         return
     wanted = ability.free[1 if second else 0]
-    arguments = dict(use.fixed)
-    for argument, field in zip(ability.free, ("{v}", "{w}"), strict=False):
-        if argument is not wanted:
-            value, said = argument.draw(rng)
-            arguments[argument.name] = value
-            way = way.replace(field, said)
+    way, given = _filled(way, ability, rng)
+    arguments = {**use.fixed, **given}
     text = way.replace("{t}", c.thing(ability.thing))
-    c.say(c.politely(text), wanted.question())
+    c.say(c.politely(text), wanted.question(), lacking=ability.tool.name)
     if rng.random() < 0.55:
         value, said = wanted.draw(rng)
         arguments[wanted.name] = value
@@ -111,7 +119,8 @@ def beyond(c: Lesson) -> None:
     if not found:
         return
     ability = rng.choice(found)
-    way = c.way(ability, ability.uses[0].asks)
+    asks = tuple(way for use in ability.uses for way in use.asks if FIELDS[0] in way)
+    way = c.way(ability, asks)
     if way is None:
         return
     argument = ability.free[0]
@@ -119,12 +128,16 @@ def beyond(c: Lesson) -> None:
         said, answer = argument.beyond(rng), f"It must be from {argument.low} to {argument.high}."
     else:
         said, answer = words.invented(rng), argument.question()
-    c.say(c.politely(way.replace("{t}", c.thing(ability.thing)).replace("{v}", said)), answer)
+    text = way.replace("{t}", c.thing(ability.thing)).replace(FIELDS[0], said)
+    c.say(c.politely(text), answer, lacking=ability.tool.name)
 
 
 def refusal(c: Lesson) -> None:
     """What no tool of the device can do."""
     rng = c.rng
+    if c.device.declines:
+        _known_refusal(c)
+        return
     things = {ability.thing for ability in c.device.abilities}
     own = sorted(filter(None, things))
     thing = rng.choice(own) if own and rng.random() < 0.35 else noun(rng, c.held.devices)
@@ -136,12 +149,27 @@ def refusal(c: Lesson) -> None:
     ways = [way for way in (use.unseen if c.held.phrasings else use.asks) if "{t}" in way]
     if not ways or (thing in things and ability.family in _DOING and rivals):
         return
-    way = rng.choice(ways)
-    for argument, field in zip(ability.free, ("{v}", "{w}"), strict=False):
-        way = way.replace(field, argument.draw(rng)[1])
+    way, _ = _filled(rng.choice(ways), ability, rng)
     if rng.random() < 0.1:
         way = mistype_around(way, rng)
     c.say(c.politely(way.replace("{t}", c.thing(thing))), REFUSAL)
+
+
+def _known_refusal(c: Lesson) -> None:
+    """What no device of its kind can do, or what only one with more tools could."""
+    rng = c.rng
+    if c.device.lacks and rng.random() < 0.5:
+        ability = rng.choice(c.device.lacks)
+        use = rng.choice(ability.uses)
+        ways = use.unseen if c.held.phrasings else use.asks
+        if not ways:
+            return
+        text, _ = _filled(rng.choice(ways), ability, rng)
+    else:
+        text = rng.choice(c.device.declines)
+    if not c.held.phrasings and rng.random() < 0.1:
+        text = mistype_around(text, rng)
+    c.say(c.politely(text), REFUSAL)
 
 
 _DOING = frozenset(("switched", "started", "opened", "setting", "choosing", "moving"))
@@ -189,6 +217,7 @@ def follow_up(c: Lesson) -> None:
             ability, index = rng.choice(others)
             arguments = ability.uses[index].fixed
             asks = [ask for ask in ability.uses[index].asks if "{t}" in ask]
+        if others and asks:
             text = rng.choice(asks).replace("{t}", "it") + rng.choice(("", "", " again", " now"))
     else:
         others = [
@@ -220,7 +249,7 @@ def talk(c: Lesson) -> None:
             "what is connected",
             "list your tools",
         )
-        c.say(rng.choice(ways + more * 3), f"I can call {listed}.")
+        c.say(rng.choice(ways + more * 3), f"{LISTS}{listed}.")
     elif draw < 0.4:
         template = rng.choice(phrases.UNSEEN_OFF_TOPIC if c.held.phrasings else phrases.OFF_TOPIC)
         name, other = rng.choice(phrases.NAMES), rng.choice(phrases.NAMES)
