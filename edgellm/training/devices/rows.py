@@ -17,11 +17,12 @@ from edgellm.training.batch import IGNORED, Batch
 from edgellm.training.devices.device import CATALOGUED
 from edgellm.training.devices.drill import drill
 from edgellm.training.devices.lesson import Turn, lesson, toolless
+from edgellm.training.devices.scenes import talk
 from edgellm.training.prompt_form import CONTROL, MARK
 
 END, BEGIN = CONTROL
-TOOLLESS = 0.06
-"""The share of samples without a device's tools."""
+TOOLLESS = 0.12
+"""The share of samples without a device's tools; half of them end with small talk."""
 
 LEFT_OVER = 6
 """A batch is full when so many samples didn't fit any row."""
@@ -174,7 +175,10 @@ def samples(
             tools, turn = drill(rng)
             found.append(pieces(tools, [turn]))
         elif rng.random() < TOOLLESS:
-            found.append(pieces((), toolless(lesson(rng, 1).turns)[-2:]))
+            made = lesson(rng, 1)
+            if rng.random() < 0.5:
+                talk(made)
+            found.append(pieces((), toolless(made.turns)[-2:]))
         else:
             made = lesson(rng, 4, catalogued=mix.catalogued)
             for index, turn in enumerate(made.turns):
