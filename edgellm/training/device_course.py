@@ -8,8 +8,7 @@ from __future__ import annotations
 from random import Random
 from typing import TYPE_CHECKING
 
-from edgellm.config import Config, Layer, Rope
-from edgellm.training import bpe_trainer
+from edgellm.training import bpe_trainer, initial_weights
 from edgellm.training.devices import lesson, rows
 from edgellm.training.devices.device import CATALOGUED
 from edgellm.training.devices.rows import LESSONS, Mix
@@ -18,9 +17,10 @@ from edgellm.training.prompt_form import CONTROL, MARK
 from edgellm.training.schedule import Schedule
 
 if TYPE_CHECKING:
+    from edgellm.config import Config
     from edgellm.tokenizer import Tokenizer, TokenizerData
     from edgellm.training.batch import Batch
-    from edgellm.training.prepared_weights import Weights
+    from edgellm.training.initial_weights import Weights
 
 VOCABULARY = 3072
 DIM, LAYERS, HEADS, KV_HEADS, HIDDEN = 192, 6, 6, 3, 512
@@ -56,19 +56,7 @@ def vocabulary(seed: int, lessons: int = 10_000) -> TokenizerData:
 
 def start(vocabulary: Tokenizer, size: int, seed: int) -> tuple[Config, Weights]:
     """The model before its training, for a vocabulary of a size."""
-    width = DIM // HEADS
-    config = Config(
-        architecture="llama",
-        vocab=size,
-        dim=DIM,
-        heads=HEADS,
-        head_dim=width,
-        hidden=HIDDEN,
-        context=CONTEXT,
-        layers=(Layer(kv_heads=KV_HEADS),) * LAYERS,
-        ropes=(Rope(width, theta=THETA),),
-        rope_style="pair",
-    )
+    config = initial_weights.llama(size, DIM, LAYERS, HEADS, KV_HEADS, HIDDEN, CONTEXT, THETA)
     words = [_word(vocabulary, token) for token in range(size)]
     wanted, other = (vocabulary.encode(mark)[0] for mark in (rows.WANTED, rows.OTHER))
     return config, prepared_weights(config, words, (wanted, other), seed)

@@ -18,11 +18,11 @@ def llama(
     kv_heads: int,
     hidden: int,
     context: int,
-    seed: int,
-) -> tuple[Config, Weights]:
-    """A Llama with tied embeddings, and its first weights."""
+    theta: float = 10_000.0,
+) -> Config:
+    """A Llama's configuration; `theta` is the base of its rotary positions."""
     width = dim // heads
-    config = Config(
+    return Config(
         architecture="llama",
         vocab=vocab,
         dim=dim,
@@ -31,10 +31,9 @@ def llama(
         hidden=hidden,
         context=context,
         layers=tuple(Layer(kv_heads=kv_heads) for _ in range(layers)),
-        ropes=(Rope(width),),
+        ropes=(Rope(width, theta=theta),),
         rope_style="pair",
     )
-    return config, initial_weights(config, seed)
 
 
 def initial_weights(config: Config, seed: int) -> Weights:

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgellm.config import Config
+from edgellm.training.initial_weights import Weights
 
-Weights = dict[str, NDArray[np.float32]]
 Array = NDArray[np.float64]
 
 EMBEDDING = 0.3

@@ -45,7 +45,8 @@ def vocabulary(seed: int, talks: int = 15000) -> TokenizerData:
 
 def start(seed: int) -> tuple[Config, Weights]:
     """The model before its training."""
-    return initial_weights.llama(VOCABULARY, DIM, LAYERS, HEADS, KV_HEADS, HIDDEN, CONTEXT, seed)
+    config = initial_weights.llama(VOCABULARY, DIM, LAYERS, HEADS, KV_HEADS, HIDDEN, CONTEXT)
+    return config, initial_weights.initial_weights(config, seed)
 
 
 def batch(seed: int, vocabulary: Tokenizer, step: int) -> Batch:
