@@ -8,7 +8,7 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11 pytho
 # Kernels are compiled by clang: the system's where there is one, else the one in a wheel.
 COMPILER := $(if $(shell command -v clang),,compiler)
 
-.PHONY: help chat test lint soak emulation bench model caller evaluate clean
+.PHONY: help chat test lint soak emulation bench model evaluate clean
 .SILENT:
 
 help:  ## show this list
@@ -35,19 +35,15 @@ emulation: $(VENV)/.developing  ## get an aarch64 Python, run every family of mo
 bench: $(VENV)/.developing  ## measure speed; PEER_PYTHON=python has llama-cpp-python
 	$(BIN)/python tests/benchmarks/speed_table.py build/shapes $(PEER_PYTHON)
 
-model: $(VENV)/.developing  ## train the model inside the package anew (most of an hour on one core)
-	$(BIN)/python -m edgellm.training.default_model talks edgellm/default_model.gguf
-	$(MAKE) evaluate
-
-caller: $(VENV)/.developing  ## train build/caller.gguf, which calls tools, but not yet well enough
+model: $(VENV)/.developing  ## train the model inside the package anew (an hour and a half on two cores)
 	mkdir -p build
-	$(BIN)/python -m edgellm.training.default_model devices build/caller.gguf \
-	  --state build/caller.zip
-	$(MAKE) evaluate MODEL=build/caller.gguf REPORT=edgellm/training/caller.json
+	$(BIN)/python -m edgellm.training.default_model edgellm/default_model.gguf \
+	  --state build/default_model.zip
+	$(MAKE) evaluate
 
 REPORT ?= edgellm/training/default_model.json
 
-evaluate: $(VENV)/.developing  ## measure what MODEL answers and which tools it calls; writes REPORT
+evaluate: $(VENV)/.developing  ## measure which tools MODEL calls, and what it says; writes REPORT
 	$(BIN)/python -m edgellm.training.evaluation $(MODEL) \
 	  --requests tests/data/requests/spoken.json --report $(REPORT)
 

@@ -184,11 +184,9 @@ def test_a_chat_without_compiler_and_tinygrad(machine: Machine, tmp_path: Path) 
     assert machine.python("-c", code).stdout.split() == ["None", "None"]
     commands = ("cc", "clang", "gcc", "zig", "ld", "ld.lld")
     assert not [name for name in commands if shutil.which(name, path=ROOT / "usr/bin")]
-    done = machine.python(
-        "-m", "edgellm", "chat", made, cpu="cortex-a53", answer="turn on the lamp\n"
-    )
+    done = machine.python("-m", "edgellm", "chat", made, cpu="cortex-a53", answer="who are you?\n")
     assert done.returncode == 0, done.stderr
-    assert "lamp" in done.stdout
+    assert "edgellm" in done.stdout
 
 
 def test_here_it_is_told_that_the_machine_is_another(

@@ -134,7 +134,7 @@ def test_a_new_backend_is_installed_and_keeps_the_contract(tmp_path: Path) -> No
     assert done.returncode == 0, done.stderr
     *table, answer = done.stdout.splitlines()
     assert table[-1] == f"mine: {len(CHECKS)} passed, 0 failed, 0 declined"
-    assert "lamp" in answer
+    assert "tools" in answer
     test = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "edgellm-mine"]
     done = subprocess.run(test, env=here, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout

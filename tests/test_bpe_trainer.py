@@ -49,15 +49,11 @@ def test_it_stops_where_nothing_repeats() -> None:
     assert not bpe_trainer.train(["abc"], 1000).merges
 
 
-def test_a_vocabulary_is_extended() -> None:
-    more = ["set_fan(percent: 0..100 %)", "[[call]] set_fan"] * 3
-    data = bpe_trainer.extend(DATA, more, len(DATA.tokens) + 16, ["[[call]]"])
-    assert data.tokens[: len(DATA.tokens)] == DATA.tokens
-    assert data.merges[: len(DATA.merges)] == DATA.merges
-    assert len(set(data.tokens)) == len(data.tokens) == len(DATA.tokens) + 16
+def test_marks_are_tokens_wherever_they_stand() -> None:
+    data = bpe_trainer.train(TEXTS, 301, ["<|im_end|>", "<|im_start|>"], ["[[call]]"])
+    assert data.merges == DATA.merges
+    assert data.tokens == (*DATA.tokens, "[[call]]")
     reader = tokenizer.make(data)
-    for text in TEXTS[:4]:  # whose pairs are merged to their end
-        assert reader.encode(text) == READER.encode(text)
-    assert reader.encode("[[call]] set")[0] == len(DATA.tokens)
-    assert len(reader.encode("percent")) < len(READER.encode("percent"))
+    mark = len(DATA.tokens)
+    assert reader.encode("set[[call]]it") == [*reader.encode("set"), mark, *reader.encode("it")]
     assert reader.decode(reader.encode("a [[call]]")) == "a [[call]]"

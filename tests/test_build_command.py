@@ -66,7 +66,7 @@ def run(*arguments: str, **environment: str) -> tuple[str, set[str], int]:
 def test_a_bundle_runs_without_compiler_and_tinygrad(built: Path, tmp_path: Path) -> None:
     bare = {"PATH": str(tmp_path), "CC": str(tmp_path / "cc"), "XDG_CACHE_HOME": str(tmp_path)}
     said, modules, writable = run("run", "-m", str(built), "-p", "turn on the lamp", **bare)
-    assert said == "OK, the lamp is on.\n"
+    assert said == "None of my tools can do that.\n"
     assert not modules & {"tinygrad", "cryptography", "ziglang"}
     assert "email" not in modules  # which importlib.metadata would bring, and a start wait for
     assert writable == 0
@@ -74,7 +74,7 @@ def test_a_bundle_runs_without_compiler_and_tinygrad(built: Path, tmp_path: Path
 
 def test_so_does_a_model_that_was_built_before(tmp_path: Path) -> None:
     first, second = (run("run", "-p", "turn on the lamp") for _ in range(2))
-    assert first[0] == second[0] == "OK, the lamp is on.\n"
+    assert first[0] == second[0] == "None of my tools can do that.\n"
     assert "tinygrad" not in second[1]
     assert second[2] == 0
 
@@ -103,7 +103,7 @@ def test_threads_and_keys_and_values_are_chosen(
 ) -> None:
     asked = ["run", "-m", str(built), "-p", "turn on the lamp", "-t", "1", "--kv", kv]
     assert cli.main(asked) == 0
-    assert capsys.readouterr().out == "OK, the lamp is on.\n"
+    assert capsys.readouterr().out == "None of my tools can do that.\n"
     with pytest.raises(UsageError, match="0 threads"):
         edgellm.load(built, threads=0)
     with pytest.raises(UsageError, match="'f8'; there are f32, f16, int8"):
@@ -144,7 +144,7 @@ def test_another_machine_needs_the_key(
     assert "trusted       no" in capsys.readouterr().out
     assert cli.main(["keys", "trust", str(built)]) == 0
     assert cli.main(asked) == 0
-    assert "OK, the lamp is on." in capsys.readouterr().out
+    assert "None of my tools can do that." in capsys.readouterr().out
 
 
 def test_for_another_kind_of_processor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,23 +15,21 @@ from edgellm.session import Called, Message
 from edgellm.tokenizer import Tokenizer
 from edgellm.tools import call_form
 from edgellm.tools.call_form import NUMBERED, result_text
-from edgellm.tools.tool import Tool
 from edgellm.training import bpe_trainer
 from edgellm.training.batch import IGNORED
 from edgellm.training.devices import (
     Held,
     Lesson,
-    Turn,
     lesson,
     numbers,
     rows,
     sensing,
     toolless,
+    words,
 )
 from edgellm.training.devices.device import MACHINES, UNSEEN_MACHINES
 from edgellm.training.devices.drill import drill
 from edgellm.training.devices.scenes import LISTS, NO_TOOLS, REFUSAL
-from edgellm.training.dialogues import words
 from edgellm.training.prompt_form import CONTROL, MARK, TEMPLATE
 
 SEEN = 700
@@ -46,8 +44,7 @@ def lessons() -> list[Lesson]:
 @pytest.fixture(scope="module")
 def reader(lessons: list[Lesson]) -> Tokenizer:
     texts = (text for made in lessons[:150] for text, *_ in rows.pieces(made.tools, made.turns))
-    plain = bpe_trainer.train(texts, 500, CONTROL)
-    return tokenizer.make(bpe_trainer.extend(plain, [], 501, [MARK]))
+    return tokenizer.make(bpe_trainer.train(texts, 501, CONTROL, [MARK]))
 
 
 def test_same_seed_same_lesson() -> None:
@@ -143,6 +140,21 @@ def test_lessons_are_learnt_as_the_template_writes_them(lessons: list[Lesson]) -
         assert prompt == f"{learnt}\n<|im_start|>assistant\n"
 
 
+def test_without_tools_too_lessons_are_learnt_as_the_template_writes_them(
+    lessons: list[Lesson],
+) -> None:
+    chat = Chat(TEMPLATE)
+    for made in lessons[:60]:
+        turns = toolless(made.turns)
+        messages = [
+            {"role": role, "content": text}
+            for turn in turns
+            for role, text in (("user", turn.question), ("assistant", turn.answer))
+        ]
+        learnt = "".join(piece.text for piece in rows.pieces((), turns))
+        assert chat.render(messages) == f"{learnt}\n<|im_start|>assistant\n"
+
+
 def test_the_template_takes_whatever_a_tool_may_declare() -> None:
     schema = {
         "type": "object",
@@ -206,19 +218,64 @@ def test_a_tool_s_number_is_learnt_as_what_it_is_worth() -> None:
     assert kinds == {rows.WANTED, rows.LACKING, rows.OTHER}
 
 
-def test_what_a_question_says_again_is_learnt_at_the_word(reader: Tokenizer) -> None:
-    tool = Tool("set_fan", "Sets the fan")
-    found = rows.pieces([tool], [Turn("fan of the kitchen", (), "Which one?")])
-    ids, learnt = rows.encoded(found, reader, said=True)
-    marks = {reader.encode(mark)[0]: mark for mark in (rows.SAID, rows.UNSAID)}
-    at = {
-        reader.piece(token).decode().strip(): marks[after]
-        for token, after in zip(ids, learnt[1:], strict=False)
-        if after in marks
-    }
-    assert at["the"] == rows.SAID
-    assert set(at.values()) == {rows.SAID, rows.UNSAID}
-    assert not set(marks) & set(rows.encoded(found, reader)[1])
+def test_requests_are_questions_that_stand_alone_and_the_tools_they_mean(
+    reader: Tokenizer,
+) -> None:
+    words = [2 * token for token in range(reader.size)]
+    found = list(rows.requests(Random(7), reader, words, 150))
+    rng, wanted, kinds = Random(7), [], set()
+    for made in [lesson(rng, 4) for _ in range(150)]:
+        lines = [reader.encode(rows.line(tool)) for tool in made.tools]
+        for turn in made.turns:
+            kinds.add((turn.refers, len(turn.calls), bool(turn.lacking)))
+            if turn.refers:
+                continue
+            meant = {call.name for call in turn.calls} | {turn.lacking}
+            right = {index for index, tool in enumerate(made.tools) if tool.name in meant}
+            wanted.append((reader.encode(rows.shown(turn.question)), lines, right))
+    assert {(False, 0, True), (False, 1, False), (False, 2, False), (True, 1, False)} <= kinds
+    assert len(found) == len(wanted)
+    for request, (said, lines, right) in zip(found, wanted, strict=True):
+        assert list(request.said) == [2 * token for token in said]
+        assert [list(one) for one in request.choices] == [[2 * t for t in one] for one in lines]
+        assert request.meant == right
+
+
+def test_a_word_is_the_same_wherever_it_stands(reader: Tokenizer) -> None:
+    pieces = [reader.piece(token).decode(errors="replace") for token in range(reader.size)]
+    told = {piece: rows.word(reader, token) for token, piece in enumerate(pieces)}
+    spaced = [piece for piece in told if piece[1:].isalpha() and piece[0] == " "]
+    known = [piece for piece in spaced if piece[1:] in told]
+    assert len(known) > 10
+    for piece in known:
+        assert told[piece] == told[piece[1:]] == piece[1:].lower()
+    assert all(told.values())
+
+
+def test_the_newest_question_is_told_from_earlier_ones(lessons: list[Lesson]) -> None:
+    marks = 0
+    for made in lessons[:60]:
+        text = "".join(piece.text for piece in rows.pieces(made.tools, made.turns))
+        asked = re.findall(rf"{re.escape(CONTROL[1])}(user|earlier|tools)\n", text)
+        assert asked == [rows.EARLIER] * (len(made.turns) - 1) + [rows.NEWEST, rows.DECLARED]
+        marks += len(asked)
+    assert marks > 200
+
+
+def test_few_tools_are_those_that_are_meant_and_some_others(lessons: list[Lesson]) -> None:
+    shown = declared = 0
+    for made in lessons:
+        for turn in made.turns:
+            few = rows.fewer(made.tools, [turn], Random(1))
+            assert few
+            assert [tool for tool in made.tools if tool in few] == few
+            meant = {call.name for call in turn.calls} | {turn.lacking} - {""}
+            assert meant <= {tool.name for tool in few}
+            if turn.answer.startswith(LISTS):
+                assert len(few) == len(made.tools)
+            shown += len(few)
+            declared += len(made.tools)
+    assert shown < 0.7 * declared
 
 
 def test_a_drill_names_the_line_that_the_question_says() -> None:

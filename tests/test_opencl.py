@@ -202,7 +202,7 @@ def test_a_bundle_is_built_described_and_run(
     assert cli.main(["info", str(out)]) == 0
     assert "opencl" in capsys.readouterr().out
     assert cli.main(["run", "-m", str(out), "--device", "opencl", "-p", prompt]) == 0
-    assert capsys.readouterr().out == "OK, the lamp is on.\n"
+    assert capsys.readouterr().out == "None of my tools can do that.\n"
     assert cli.main(["run", "-m", str(out), "--device", "cpu", "-p", prompt]) == 1
     assert "built for opencl, not for cpu" in capsys.readouterr().err
     script = (

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgellm.training.device_course import SCHEDULE
 from edgellm.training.schedule import Schedule
 
 pytestmark = pytest.mark.usefixtures("cpu")
@@ -25,7 +26,7 @@ def test_adamw_follows_its_formulas() -> None:
     learnt = {name: Tensor(values).realize() for name, values in start.items()}
     gradients = {name: Tensor(np.zeros_like(v)).realize() for name, v in start.items()}
     rule = Rule(decay=0.1)
-    optimiser = AdamW([Part({}, {}, learnt, gradients)], rule)
+    optimiser = AdamW([Part({}, {}, learnt, gradients, {})], rule)
     weights = {name: values.astype(float) for name, values in start.items()}
     moments = {name: [np.zeros(v.shape), np.zeros(v.shape)] for name, v in start.items()}
     for step in range(1, 5):
@@ -48,6 +49,58 @@ def test_adamw_follows_its_formulas() -> None:
             assert not read(gradients[name]).any()  # ready for the next step
 
 
+def test_what_is_kept_stays_and_all_else_goes_its_way() -> None:
+    """Two parts of the same names and shapes, one of which keeps some of a matrix and of a vector:
+    the rest moves as if there were no gradient of what is kept."""
+    from tinygrad import Tensor
+
+    from edgellm.training.memory import read, write
+    from edgellm.training.network import Part
+    from edgellm.training.optimiser import AdamW, Rule
+
+    rng = np.random.default_rng(0)
+    shapes = {"matrix": (3, 4), "vector": (4,), "whole": (2, 3)}
+    kept = {"matrix": rng.random((3, 4)) < 0.5, "vector": np.array([True, False, False, True])}
+    start = [
+        {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+        for _ in range(2)
+    ]
+
+    def part(values: dict[str, np.ndarray], free: dict[str, np.ndarray]) -> Part:
+        nothing = {name: np.zeros_like(one) for name, one in values.items()}
+        learnt, gradients, changing = (
+            {name: Tensor(one).realize() for name, one in some.items()}
+            for some in (values, nothing, free)
+        )
+        return Part({}, {}, learnt, gradients, changing)
+
+    free = {name: (~values).astype(np.float32) for name, values in kept.items()}
+    keeping = [part(start[0], {}), part(start[1], free)]
+    plain = [part(values, {}) for values in start]
+    optimisers = [AdamW(parts, Rule(decay=0.1)) for parts in (keeping, plain)]
+    for _ in range(4):
+        for index in range(2):
+            for name, shape in shapes.items():
+                slope = 3 * rng.standard_normal(shape).astype(np.float32)
+                write(keeping[index].gradients[name], slope)
+                if index and name in kept:
+                    slope = np.where(kept[name], 0, slope).astype(np.float32)
+                write(plain[index].gradients[name], slope)
+        for optimiser in optimisers:
+            optimiser.step(0.05)
+        assert not any(read(one).any() for each in keeping for one in each.gradients.values())
+    for index in range(2):
+        for name in shapes:
+            found, wanted, first = (
+                read(keeping[index].learnt[name]), read(plain[index].learnt[name]),
+                start[index][name],
+            )  # fmt: skip
+            stays = kept[name] if index and name in kept else np.zeros(first.shape, bool)
+            assert np.array_equal(found[stays], first[stays])
+            assert (found[~stays] != first[~stays]).all()
+            np.testing.assert_allclose(found[~stays], wanted[~stays], rtol=1e-6)
+
+
 @given(st.integers(1, 2000), st.floats(0, 1), st.floats(0, 0.9), st.floats(0, 0.5))
 def test_the_rate_rises_stays_and_falls(
     steps: int, warm_up: float, level: float, floor: float
@@ -62,8 +115,8 @@ def test_the_rate_rises_stays_and_falls(
 
 
 def test_the_default_models_rate() -> None:
-    schedule = Schedule(1000, 1.0, 200, 0.6, 0.02)
-    rates = [schedule.rate(step) for step in range(1000)]
-    assert rates[0] == pytest.approx(1 / 200)
-    assert set(rates[200:600]) == {1.0}
-    assert 0 < rates[-1] < 0.05
+    steps, warm_up = SCHEDULE.steps, SCHEDULE.warm_up
+    rates = [SCHEDULE.rate(step) for step in range(steps)]
+    assert rates[0] == pytest.approx(SCHEDULE.peak / warm_up)
+    assert set(rates[warm_up : round(SCHEDULE.level * steps)]) == {SCHEDULE.peak}
+    assert 0 < rates[-1] < 0.05 * SCHEDULE.peak

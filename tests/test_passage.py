@@ -8,12 +8,12 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import training_cases
-from training_cases import FAMILIES, MODELS, OUT, RATE, SCALE
+from training_cases import FAMILIES, MODELS, OUT, RATE, SCALE, plain
 
 from edgellm import checkpoint, runtime
 from edgellm.adapter import Adapter
 from edgellm.checkpoint import Checkpoint
-from edgellm.training.batch import Batch, plain
+from edgellm.training.batch import Batch
 from edgellm.training.names import LOW, UP
 from edgellm.training.operations import Operations, TrainingBackend
 
@@ -103,6 +103,28 @@ def test_every_weights_gradient_is_a_slope(operations: Operations) -> None:
             losses.append(net.loss(batch) / batch.wanted)
         write(net.learnt[name], weights[name])
         assert (losses[0] - losses[1]) / (2 * step) == pytest.approx(norm, rel=0.02), name
+
+
+def test_what_is_kept_stays_while_a_network_learns(operations: Operations) -> None:
+    """Some of one layer's matrix and norm, and of the last norm; their like in the other layer is
+    free."""
+    from edgellm.training.optimiser import AdamW, Rule
+
+    base = checkpoint.open(MODELS / "llama")
+    batch = plain(*training_cases.rows(base))
+    names = [f"blk.{layer}.attn_{kind}.weight" for layer in (0, 1) for kind in ("q", "norm")]
+    weights = {name: base.tensors[name].float32().copy() for name in (*names, "output_norm.weight")}
+    rng = np.random.default_rng(0)
+    kept = {name: rng.random(weights[name].shape) < 0.5 for name in [*weights][2:]}
+    net = network(base, operations, weights, kept=kept)
+    optimiser = AdamW([*net.layers, net.top], Rule(decay=0.1))
+    for _ in range(2):
+        net.learn(batch, 1 / batch.wanted)
+        optimiser.step(RATE)
+    for name, found in net.arrays().items():
+        stays = kept.get(name, np.zeros(found.shape, bool))
+        assert np.array_equal(found[stays], weights[name][stays]), name
+        assert (found[~stays] != weights[name][~stays]).mean() > 0.9, name
 
 
 @pytest.mark.parametrize("family", ["gemma2", "lfm2"])

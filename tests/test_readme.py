@@ -145,4 +145,4 @@ def test_a_chat_works_with_the_plugins_that_are_named(tmp_path: Path) -> None:
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert "lamp" in done.stdout
+    assert "tools" in done.stdout

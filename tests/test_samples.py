@@ -40,8 +40,9 @@ def test_answers_of_a_chat_are_learnt_with_their_end(reader: Reader, tmp_path: P
         {"role": "user", "content": "thanks"},
         {"role": "assistant", "content": "You're welcome."},
     ]
-    (sample,) = reader.read(lines(tmp_path / "a.jsonl", {"messages": messages}))
-    whole, learnt = texts(reader, sample)
+    own = Reader(reader.tokenizer, chat.Chat(format="chatml"))
+    (sample,) = own.read(lines(tmp_path / "a.jsonl", {"messages": messages}))
+    whole, learnt = texts(own, sample)
     assert whole == (
         "<|im_start|>user\nlamp on<|im_end|>\n<|im_start|>assistant\nThe lamp is on.<|im_end|>\n"
         "<|im_start|>user\nthanks<|im_end|>\n<|im_start|>assistant\nYou're welcome.<|im_end|>"

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from edgellm import adapter as adapters
 from edgellm.adapter import Adapter, LowRank
 from edgellm.checkpoint import Checkpoint
+from edgellm.training.batch import Batch
 
 MODELS = Path(__file__).parent / "data" / "models"
 OUT = Path(__file__).parent / "data" / "training"
@@ -36,3 +37,8 @@ def rows(base: Checkpoint) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     tokens = rng.integers(1, base.config.vocab, (2, 20)).astype(np.int32)
     learnt = rng.random(tokens.shape) < 0.7
     return tokens, np.where(learnt, np.roll(tokens, -1, 1), -1).astype(np.int32)
+
+
+def plain(tokens: NDArray[np.int32], targets: NDArray[np.int32]) -> Batch:
+    """Rows of one sample each."""
+    return Batch(tokens, targets, np.zeros_like(tokens))

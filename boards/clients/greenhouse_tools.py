@@ -3,7 +3,7 @@ thermometer, and a sun that heats it up while you talk.
 
     edgellm serve --channel unix:///tmp/greenhouse &
     edgellm link unix:///tmp/greenhouse --tools boards/clients/greenhouse_tools.py \\
-        -p "Is it too warm for tomatoes in here? Do what is needed."
+        -p "set the fan to 40 percent"
 """
 
 import time

@@ -20,7 +20,7 @@ examples:
   edgellm chat
   edgellm chat model.gguf -sys "You are terse."
   edgellm chat model.gguf --tools boards/clients/greenhouse_tools.py
-  printf 'turn on the lamp\\nand the fan\\n' | edgellm chat
+  printf 'hello\\nwho are you?\\n' | edgellm chat
 
 --tools FILE.py lets the model call the functions of that file, whose names, docstrings and type
 hints tell it what they do. Ctrl-C stops an answer, Ctrl-D ends the chat; /new begins anew, /help

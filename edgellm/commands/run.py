@@ -21,7 +21,7 @@ from edgellm.tools import grammar
 
 EPILOG = """\
 examples:
-  edgellm run -p "turn on the lamp"
+  edgellm run -p "who are you?"
   edgellm run -m model.gguf -n 100 --temp 0 -p "What is a heat pump?"
   git diff | edgellm run -m model.gguf -sys "Write a commit message for this change."
   edgellm run -j '{"type": "object", "properties": {"lamp": {"type": "boolean"}}}' -p "lamp on!"

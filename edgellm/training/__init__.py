@@ -1,1 +1,1 @@
-"""What makes the model inside the package: dialogues, vocabulary, first weights, evaluation."""
+"""Training: adapters, whole models, and the model inside the package."""

@@ -38,8 +38,3 @@ class Batch:
     def places(self) -> NDArray[np.int32]:
         """Each position within its own sample."""
         return np.arange(self.tokens.shape[1], dtype=np.int32) - self.first
-
-
-def plain(tokens: NDArray[np.int32], targets: NDArray[np.int32]) -> Batch:
-    """Rows of one sample each."""
-    return Batch(tokens, targets, np.zeros_like(tokens))

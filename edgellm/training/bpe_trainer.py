@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
 from edgellm.pre_tokenizer import PRE_TOKENIZERS, words
 from edgellm.tokenizer import CONTROL, NORMAL, USER_DEFINED, TokenizerData
@@ -22,6 +21,7 @@ def train(
     texts: Iterable[str],
     size: int,
     control: Sequence[str] = (),
+    marks: Sequence[str] = (),
     pre: str = "smollm",
     least: int = 2,
 ) -> TokenizerData:
@@ -30,41 +30,20 @@ def train(
     All 256 bytes are pieces, so every text can be encoded. The commonest
     pair of neighbours is merged until the size is reached or no pair occurs `least` times; among
     equally common pairs the first in code point order. `control` tokens come first, the first of
-    them being the end of generation.
+    them being the end of generation; `marks`, tokens wherever they stand, come last.
     """
     spelled = _spelled(texts, pre)
     tokens = [*control, *(CHARACTERS[byte] for byte in range(256))]
-    merges = _merges(spelled, size - len(tokens), least)
+    merges = _merges(spelled, size - len(tokens) - len(marks), least)
     tokens += [left + right for left, right in merges]
+    types = [CONTROL] * len(control) + [NORMAL] * (len(tokens) - len(control))
     return TokenizerData(
         model="gpt2",
         pre=pre,
-        tokens=tuple(tokens),
-        types=tuple([CONTROL] * len(control) + [NORMAL] * (len(tokens) - len(control))),
+        tokens=(*tokens, *marks),
+        types=(*types, *[USER_DEFINED] * len(marks)),
         merges=tuple(f"{left} {right}" for left, right in merges),
         eos=0 if control else None,
-    )
-
-
-def extend(
-    data: TokenizerData, texts: Iterable[str], size: int, marks: Sequence[str] = (), least: int = 2
-) -> TokenizerData:
-    """A vocabulary that `train` made, with marks, which are tokens wherever they stand, and then
-    with more pieces for `texts`. Its pieces keep their ids and come about as before."""
-    spelled = _spelled(texts, data.pre)
-    for merge in data.merges:
-        left, right = merge.split(" ")
-        for parts, _ in spelled:
-            if left in parts:
-                parts[:] = _joined(parts, (left, right))
-    tokens = [*data.tokens, *marks]
-    merges = _merges(spelled, size - len(tokens), least, set(tokens))
-    tokens += [left + right for left, right in merges]
-    return replace(
-        data,
-        tokens=tuple(tokens),
-        types=(*data.types, *[USER_DEFINED] * len(marks), *[NORMAL] * len(merges)),
-        merges=(*data.merges, *(f"{left} {right}" for left, right in merges)),
     )
 
 
@@ -76,11 +55,8 @@ def _spelled(texts: Iterable[str], pre: str) -> list[tuple[list[str], int]]:
     return [([CHARACTERS[byte] for byte in word.encode()], count) for word, count in counts.items()]
 
 
-def _merges(
-    spelled: list[tuple[list[str], int]], most: int, least: int, known: Iterable[str] = ()
-) -> list[Pair]:
-    """Merge the parts of (word, count) in place, and return the pairs in the order of merging. No
-    piece comes about that is known."""
+def _merges(spelled: list[tuple[list[str], int]], most: int, least: int) -> list[Pair]:
+    """Merge the parts of (word, count) in place, and return the pairs in the order of merging."""
     counts: Counter[Pair] = Counter()
     homes: dict[Pair, set[int]] = {}
     for index, (parts, count) in enumerate(spelled):
@@ -88,7 +64,7 @@ def _merges(
             counts[pair] += count
             homes.setdefault(pair, set()).add(index)
     merges: list[Pair] = []
-    made = set(known)
+    made: set[str] = set()
     while len(merges) < most and counts:
         best = min(counts, key=lambda pair: (-counts[pair], pair))
         if counts[best] < least:

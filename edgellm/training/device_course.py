@@ -8,11 +8,12 @@ from __future__ import annotations
 from random import Random
 from typing import TYPE_CHECKING
 
-from edgellm.training import bpe_trainer, initial_weights
+from edgellm.training import affinity, bpe_trainer
 from edgellm.training.devices import lesson, rows
 from edgellm.training.devices.device import CATALOGUED
 from edgellm.training.devices.rows import LESSONS, Mix
-from edgellm.training.prepared_weights import prepared_weights
+from edgellm.training.evidence import Marks
+from edgellm.training.prepared_weights import Prepared, llama, prepared_weights
 from edgellm.training.prompt_form import CONTROL, MARK
 from edgellm.training.schedule import Schedule
 
@@ -20,19 +21,20 @@ if TYPE_CHECKING:
     from edgellm.config import Config
     from edgellm.tokenizer import Tokenizer, TokenizerData
     from edgellm.training.batch import Batch
-    from edgellm.training.initial_weights import Weights
 
 VOCABULARY = 3072
 DIM, LAYERS, HEADS, KV_HEADS, HIDDEN = 192, 6, 6, 3, 512
 CONTEXT = 1024
-THETA = 100_000.0
-"""Base of the rotary positions: many of their channels hardly turn within a prompt."""
+THETA = 1e8
+"""Base of the rotary positions: most of their channels hardly turn within a prompt."""
+REQUESTS, CHANNELS = 80_000, 20
+"""Lessons from which the affinities of words are learnt, and of how many channels these are."""
 
-SCHEDULE = Schedule(2800, 6e-4, warm_up=100, level=0.5, floor=0.02)
+SCHEDULE = Schedule(7500, 6e-4, warm_up=100, level=0.27, floor=0.02)
 MIXES = (
-    (400, Mix(1.0, 0.0, said=True)),
-    (900, Mix(0.4, 0.1, said=True)),
-    (1800, Mix(0.1, CATALOGUED, said=True)),
+    (300, Mix(0.2, 0.25)),
+    (2900, LESSONS),
+    (6000, Mix(0.03, CATALOGUED, fewer=0.8)),
     (None, LESSONS),
 )
 """What is taught, up to which step."""
@@ -50,21 +52,33 @@ def vocabulary(seed: int, lessons: int = 10_000) -> TokenizerData:
             for mark in (*CONTROL, MARK):
                 text = text.replace(mark, "\n")
             texts.append(text)
-    trained = bpe_trainer.train(texts, VOCABULARY - 1, CONTROL, least=3)
-    return bpe_trainer.extend(trained, [], VOCABULARY, (MARK,))
+    return bpe_trainer.train(texts, VOCABULARY, CONTROL, (MARK,), least=3)
 
 
-def start(vocabulary: Tokenizer, size: int, seed: int) -> tuple[Config, Weights]:
+def start(
+    vocabulary: Tokenizer,
+    size: int,
+    seed: int,
+    lessons: int = REQUESTS,
+    steps: int = affinity.STEPS,
+) -> tuple[Config, Prepared]:
     """The model before its training, for a vocabulary of a size."""
-    config = initial_weights.llama(size, DIM, LAYERS, HEADS, KV_HEADS, HIDDEN, CONTEXT, THETA)
-    words = [_word(vocabulary, token) for token in range(size)]
+    config = llama(size, DIM, LAYERS, HEADS, KV_HEADS, HIDDEN, CONTEXT, THETA)
+    places: dict[str, int] = {}
+    said = [_word(vocabulary, token) for token in range(size)]
+    words = [places.setdefault(word, len(places)) for word in said]
+    asked = list(rows.requests(Random(seed), vocabulary, words, lessons))
+    learnt = affinity.learn(asked, len(places), CHANNELS, seed, steps)
+    first = [vocabulary.encode(text, parse_special=True)[0] for text in rows.MARKS]
     wanted, other = (vocabulary.encode(mark)[0] for mark in (rows.WANTED, rows.OTHER))
-    return config, prepared_weights(config, words, (wanted, other), seed)
+    return config, prepared_weights(config, words, learnt, Marks(*first), (wanted, other), seed)
 
 
 def _word(vocabulary: Tokenizer, token: int) -> str:
     """As what a token begins: numbers come after a hash where tools are declared, and after the
     mark where they are called."""
+    if not vocabulary.piece(token):
+        return f"control {token}"
     said = rows.word(vocabulary, token)
     return "#" if said == MARK else said
 

@@ -32,6 +32,8 @@ class Part:
     """Of the frozen matrices."""
     learnt: Named
     gradients: Named
+    free: Named
+    """Of some that are learnt: 1 where a number may change, 0 where it is to stay."""
 
 
 class Network:
@@ -39,6 +41,7 @@ class Network:
     those of its own tensors, which then aren't frozen. `tensors` are all that it has besides.
 
     What adapters add is multiplied by `scale`; `dropout` is the share of their inputs left out.
+    `kept` is what of the learnt ones is to stay as it is.
     """
 
     def __init__(
@@ -50,17 +53,20 @@ class Network:
         *,
         scale: float = 0.0,
         dropout: float = 0.0,
+        kept: Mapping[str, NDArray[np.bool_]] | None = None,
         progress: Progress | None = None,
     ) -> None:
         self.config, self.tensors, self.operations = config, tensors, operations
         self.scale, self.dropout = scale, dropout
-        self.top = Part({}, {}, {}, {})
-        self.layers = [Part({}, {}, {}, {}) for _ in config.layers]
+        self.top = Part({}, {}, {}, {}, {})
+        self.layers = [Part({}, {}, {}, {}, {}) for _ in config.layers]
         self.learnt: Named = {}
         for name, values in learnt.items():
             part, rest = self._place(name)
             self.learnt[name] = part.learnt[rest] = _tensor(values)
             part.gradients[rest] = _tensor(np.zeros(values.shape, np.float32))
+            if kept and name in kept:
+                part.free[rest] = _tensor((~kept[name]).astype(np.float32))
         self._load(progress)
         self._passages: dict[tuple[int, ...], Passage] = {}
 

@@ -50,13 +50,13 @@ class AdamW:
         squares = 0.0
         for part in self._parts:
             norm, _ = self._shared(part)
-            squares += float(read(norm(part.gradients)))
+            squares += float(read(norm(part.gradients, part.free)))
         shrink = min(self.rule.clip / (math.sqrt(squares) + 1e-6), 1.0)
         first, second = (1 / (1 - beta**self.taken) for beta in (self.rule.beta1, self.rule.beta2))
         write(self._factors, np.array([learning_rate, first, second, shrink], np.float32))
         for part, (means, squared) in zip(self._parts, self._moments, strict=True):
             _, update = self._shared(part)
-            update(part.learnt, part.gradients, means, squared, self._factors)
+            update(part.learnt, part.gradients, part.free, means, squared, self._factors)
 
     def arrays(self) -> dict[str, NDArray[np.float32]]:
         """What `restore` takes."""
@@ -75,31 +75,41 @@ class AdamW:
                     write(tensor, arrays[f"{kind} {index} {name}"])
 
     def _shared(self, part: Part) -> tuple[Callable[..., Tensor], Callable[..., None]]:
-        kind = frozenset((name, tensor.shape) for name, tensor in part.learnt.items())
+        kind = (
+            frozenset((name, tensor.shape) for name, tensor in part.learnt.items()),
+            frozenset(part.free),
+        )
         if kind not in self._steps:
             self._steps[kind] = TinyJit(_squares), TinyJit(self._update)
         return self._steps[kind]
 
     def _update(
-        self, learnt: Named, gradients: Named, means: Named, squares: Named, factors: Tensor
-    ) -> None:
+        self, learnt: Named, gradients: Named, free: Named, means: Named, squares: Named,
+        factors: Tensor,
+    ) -> None:  # fmt: skip
         rule, changed = self.rule, []
         rate, first, second, shrink = (factors[index] for index in range(4))
         for name, weight in learnt.items():
-            g = (gradients[name] * shrink).contiguous()
+            g = (_followed(name, gradients, free) * shrink).contiguous()
             mean = rule.beta1 * means[name] + (1 - rule.beta1) * g
             square = rule.beta2 * squares[name] + (1 - rule.beta2) * g * g
             changed += [means[name].assign(mean), squares[name].assign(square)]
             move = means[name] * first / ((squares[name] * second).sqrt() + rule.epsilon)
             if weight.ndim > 1 and rule.decay:
-                move = move + rule.decay * weight
+                decayed = rule.decay * weight
+                move = move + (decayed * free[name] if name in free else decayed)
             changed.append(weight.assign(weight - rate * move))
         Tensor.realize(*changed)
         Tensor.realize(*(g.assign(g.zeros_like()) for g in gradients.values()))
 
 
-def _squares(gradients: Named) -> Tensor:
-    parts = [gradient.square().sum() for gradient in gradients.values()]
+def _followed(name: str, gradients: Named, free: Named) -> Tensor:
+    """A gradient where its tensor may change."""
+    return gradients[name] * free[name] if name in free else gradients[name]
+
+
+def _squares(gradients: Named, free: Named) -> Tensor:
+    parts = [_followed(name, gradients, free).square().sum() for name in gradients]
     return sum(parts[1:], start=parts[0]).realize()
 
 

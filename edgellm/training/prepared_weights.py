@@ -1,11 +1,11 @@
 """First weights of a model that is to find and repeat what it has read.
 
-Some of its heads begin with a task: to look at tokens like the own one, to note down the token
-before, to repeat what followed the like of the own token earlier, best of all where that is wanted.
-Trained from plain first weights, a small model comes upon these only after millions of tokens,
-since each is of use only once there are the others. All of it may change in training. Attention
-that begins with what trained attention comes to is due to Trockman and Kolter 2023
-(arXiv:2305.09828), the heads that repeat were described by Olsson et al. 2022 (arXiv:2209.11895).
+Some of its heads begin with a task: to add up what speaks for each line (`evidence`), to note down
+the token before, to repeat what followed the like of the own token earlier, best of all where that
+is wanted. Trained from plain first weights, a small model comes upon these only after millions of
+tokens, since each is of use only once there are the others. Attention that begins with what trained
+attention comes to is due to Trockman and Kolter 2023 (arXiv:2305.09828), the heads that repeat were
+described by Olsson et al. 2022 (arXiv:2209.11895).
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgellm.config import Config
-from edgellm.training.initial_weights import Weights
+from edgellm.config import Config, Layer, Rope
+from edgellm.training import evidence
+from edgellm.training.affinity import Affinity
+from edgellm.training.evidence import CONSTANT, HIGH, MEANT, Array, Head, Marks, Mask
 
-Array = NDArray[np.float64]
+Weights = dict[str, NDArray[np.float32]]
 
 EMBEDDING = 0.3
 """Deviation of embeddings. Layers begin with adding little to them (`ADDED`): what a token is must
@@ -29,7 +31,6 @@ SCORE = 0.02
 SCORE_NOISE = 0.01
 ADDED = 0.1
 """What is added to the residual stream, of what would keep its deviation."""
-SHARPNESS = 0.15
 NOTED, REPEATED = 0.25, 0.2
 """What the heads add that note down and that repeat."""
 REPEATING = (1, 2)
@@ -37,55 +38,76 @@ REPEATING = (1, 2)
 CHOSEN = 1.5
 """What the last layer's heads add, which prefer what is wanted, by PREFERENCE."""
 PREFERENCE = 1.5
-SLOW = 0.2, 0.3
-"""Share of the quick half of rotary channels, in heads that match and that repeat: these turn with
-every position, what is to match wherever it stands belongs into the others."""
+SLOW = 0.3
+"""Share of the quick half of rotary channels in heads that repeat: these turn with every position,
+what is to match wherever it stands belongs into the others."""
 ALIKE = 0.94
 """Share that tokens of one word have in common."""
+BELIEVED = 0.2
+"""What evidence counts for a token to be flagged as wanted, and against the other flag."""
 
 
 @dataclass(frozen=True)
-class _Heads:
-    """Sizes, and which rows belong to the heads that share keys."""
+class Prepared:
+    weights: Weights
+    kept: dict[str, Mask]
+    """What training leaves as it is, by the names of the tensors."""
 
-    width: int
-    shared: int
 
-    def keys(self, index: int) -> slice:
-        return slice(index * self.width, (index + 1) * self.width)
-
-    def queries(self, index: int) -> list[slice]:
-        return [self.keys(index * self.shared + one) for one in range(self.shared)]
+def llama(
+    vocab: int,
+    dim: int,
+    layers: int,
+    heads: int,
+    kv_heads: int,
+    hidden: int,
+    context: int,
+    theta: float,
+) -> Config:
+    """A Llama's configuration; `theta` is the base of its rotary positions."""
+    width = dim // heads
+    return Config(
+        architecture="llama",
+        vocab=vocab,
+        dim=dim,
+        heads=heads,
+        head_dim=width,
+        hidden=hidden,
+        context=context,
+        layers=tuple(Layer(kv_heads=kv_heads) for _ in range(layers)),
+        ropes=(Rope(width, theta=theta),),
+        rope_style="pair",
+    )
 
 
 def prepared_weights(
-    config: Config, words: Sequence[str], flags: tuple[int, int], seed: int
-) -> Weights:
+    config: Config, words: Sequence[int], affinity: Affinity, marks: Marks,
+    flags: tuple[int, int], seed: int,
+) -> Prepared:  # fmt: skip
     """The weights of a Llama with a head of its own.
 
-    `words` tells for each token what it says, wherever it stands: tokens of one word begin alike.
-    Of the tokens `flags`, the first is learnt in place of those that may be repeated, the second of
-    others: in the last layer, what foretells them counts.
+    `words` has the place of each token's word among those that `affinity` knows: tokens of one word
+    begin alike. Of the tokens `flags`, the first is learnt in place of those that may be repeated,
+    the second of others: in the last layer, what foretells them counts.
     """
     rng = np.random.default_rng(seed)
-    heads = _Heads(config.head_dim, config.heads // config.layers[0].kv_heads)
-    weights = _plain(config, rng)
-    first: dict[str, Array] = {}
-    for token, word in enumerate(words):
-        common = first.setdefault(word, rng.standard_normal(config.dim))
-        own = rng.standard_normal(config.dim)
-        embedding = ALIKE * common + (1 - ALIKE**2) ** 0.5 * own
-        weights["token_embd.weight"][token] = EMBEDDING * embedding
+    weights, own = _plain(config, rng), evidence.channels(affinity)
     table = weights["token_embd.weight"]
-    for index in range(len(config.layers)):
-        _match(weights, f"blk.{index}", heads, rng)
-    _repeat(config, weights, heads, rng)
-    noise = SCORE_NOISE * rng.standard_normal(table.shape)
-    scores = table * (SCORE / EMBEDDING) + noise
-    scores[:, 0] = 0  # the constant channel
+    common = rng.standard_normal((len(affinity.worth), config.dim))[np.array(words)]
+    single = rng.standard_normal(table.shape)
+    table[:] = EMBEDDING * (ALIKE * common + (1 - ALIKE**2) ** 0.5 * single)
+    scores = table * (SCORE / EMBEDDING)
+    scores[:, :own] = 0
+    scores += SCORE_NOISE * rng.standard_normal(table.shape)
+    scores[:, CONSTANT] = 0
+    scores[flags[0], MEANT], scores[flags[1], MEANT] = BELIEVED, -BELIEVED
     weights["output.weight"] = scores
-    _prefer(config, weights, heads, scores[flags[0]] - scores[flags[1]])
-    return {name: values.astype(np.float32) for name, values in weights.items()}
+    evidence.embed(table, marks, words, affinity, EMBEDDING)
+    evidence.keep_apart(weights, len(config.layers), own)
+    kept = evidence.write_heads(config, weights, affinity, EMBEDDING)
+    _repeat(config, weights, own, rng)
+    _prefer(config, weights, scores[flags[0]] - scores[flags[1]])
+    return Prepared({name: values.astype(np.float32) for name, values in weights.items()}, kept)
 
 
 def _plain(config: Config, rng: np.random.Generator) -> dict[str, Array]:
@@ -115,64 +137,57 @@ def _plain(config: Config, rng: np.random.Generator) -> dict[str, Array]:
     return weights | {"output_norm.weight": np.ones(dim)}
 
 
-def _match(weights: dict[str, Array], block: str, heads: _Heads, rng: np.random.Generator) -> None:
-    """The first heads of a layer look at tokens like the own one."""
-    keys = rng.standard_normal((heads.width, weights["token_embd.weight"].shape[1])) * SHARPNESS
-    keys[: heads.width // 2] *= SLOW[0]
-    weights[f"{block}.attn_k.weight"][heads.keys(0)] = keys
-    for rows in heads.queries(0):
-        weights[f"{block}.attn_q.weight"][rows] = _about(keys, rng)
-
-
-def _repeat(
-    config: Config, weights: dict[str, Array], heads: _Heads, rng: np.random.Generator
-) -> None:
+def _repeat(config: Config, weights: dict[str, Array], own: int, rng: np.random.Generator) -> None:
     """The last heads of the first layer note the token before down; those of some after it look for
-    the own token in these notes, and repeat what stands there."""
-    dim, width, last = config.dim, heads.width, config.layers[0].kv_heads - 1
+    the own token in these notes, and repeat what stands there. The first channels aren't theirs."""
+    dim, width, last = config.dim, config.head_dim, config.layers[0].kv_heads - 1
     # Position alone tells which token is the one before: a channel is the same for all of them.
-    table = weights["token_embd.weight"]
-    table[:, 0] = 4 * table.std()
-    constant = float((table[:, 0] / np.sqrt((table**2).mean(axis=1))).mean())
     read = rng.standard_normal((width, dim)) * dim**-0.5
-    read[:, 0] = 0
-    notes = np.linalg.qr(rng.standard_normal((dim, width)))[0]
-    notes[0] = 0
+    read[:, :own] = 0
+    notes = _directions(dim, width, own, rng)
     key, query = np.zeros((width, dim)), np.zeros((width, dim))
-    size = (5 * width**0.5) ** 0.5 / constant
+    size = (5 * width**0.5) ** 0.5 / HIGH
     for pair in range(4):  # the quickest: their turns agree at no other place nearby
         turn = config.ropes[0].theta ** (-2 * pair / width)
-        key[2 * pair, 0] = size
-        query[2 * pair : 2 * pair + 2, 0] = size * np.cos(turn), -size * np.sin(turn)
-    weights["blk.0.attn_k.weight"][heads.keys(last)] = _about(key, rng)
-    weights["blk.0.attn_v.weight"][heads.keys(last)] = read
-    for rows in heads.queries(last):
-        weights["blk.0.attn_q.weight"][rows] = _about(query, rng)
-        weights["blk.0.attn_output.weight"][:, rows] = notes * NOTED
-    slow = np.where(np.arange(width) < width // 2, SLOW[1], 1.0)[:, None]
+        key[2 * pair, CONSTANT] = size
+        query[2 * pair : 2 * pair + 2, CONSTANT] = size * np.cos(turn), -size * np.sin(turn)
+    noting = Head.of(config, 0, last)
+    weights[noting.name("k")][noting.keys] = _about(key, rng)
+    weights[noting.name("v")][noting.keys] = read
+    for rows in noting.queries:
+        weights[noting.name("q")][rows] = _about(query, rng)
+        weights[noting.name("output")][:, rows] = notes * NOTED
+    slow = np.where(np.arange(width) < width // 2, SLOW, 1.0)[:, None]
     for index in (*REPEATING, len(config.layers) - 1):
-        copied = np.linalg.qr(rng.standard_normal((dim, width)))[0].T
-        weights[f"blk.{index}.attn_k.weight"][heads.keys(last)] = _about(3 * slow * notes.T, rng)
-        weights[f"blk.{index}.attn_v.weight"][heads.keys(last)] = copied
-        for rows in heads.queries(last):
-            weights[f"blk.{index}.attn_q.weight"][rows] = _about(slow * read, rng)
-            weights[f"blk.{index}.attn_output.weight"][:, rows] = copied.T * (
+        copied = _directions(dim, width, own, rng)
+        repeating = Head.of(config, index, last)
+        weights[repeating.name("k")][repeating.keys] = _about(3 * slow * notes.T, rng)
+        weights[repeating.name("v")][repeating.keys] = copied.T
+        for rows in repeating.queries:
+            weights[repeating.name("q")][rows] = _about(slow * read, rng)
+            weights[repeating.name("output")][:, rows] = copied * (
                 REPEATED if index in REPEATING else CHOSEN
             )
 
 
-def _prefer(config: Config, weights: dict[str, Array], heads: _Heads, wanted: Array) -> None:
+def _directions(dim: int, count: int, own: int, rng: np.random.Generator) -> Array:
+    """Orthogonal directions [dim, count], but for the first channels, which they leave out."""
+    found: Array = np.linalg.qr(rng.standard_normal((dim, count)))[0]
+    found[:own] = 0
+    return found
+
+
+def _prefer(config: Config, weights: dict[str, Array], wanted: Array) -> None:
     """The last layer's heads that repeat prefer tokens that have come out as wanted."""
-    block, last = f"blk.{len(config.layers) - 1}", config.layers[0].kv_heads - 1
+    head = Head.of(config, len(config.layers) - 1, config.layers[0].kv_heads - 1)
     # The last two channels hardly turn: they are free of what is to match.
-    channels = [heads.width - 2, heads.width - 1]
-    key = weights[f"{block}.attn_k.weight"][heads.keys(last)]
-    key[channels] = 0
+    key = weights[head.name("k")][head.keys]
+    key[-2:] = 0
     key[-1] = PREFERENCE * wanted
-    for rows in heads.queries(last):
-        query = weights[f"{block}.attn_q.weight"][rows]
-        query[channels] = 0
-        query[-1, 0] = PREFERENCE  # of the constant channel
+    for rows in head.queries:
+        query = weights[head.name("q")][rows]
+        query[-2:] = 0
+        query[-1, CONSTANT] = PREFERENCE
 
 
 def _about(values: Array, rng: np.random.Generator) -> Array:

@@ -13,18 +13,13 @@
     OK, done.<|im_end|>
 
 Each tool is read in the light of the newest question, and its number in that of all that is said of
-it: so a small model has only to find the number that fits best. Of what it has computed for the
-question before, only what came up to there is of use, which costs such a model milliseconds. A
-question that is all in capitals is shown in small letters.
+it: so a small model has only to find the number that fits best. Questions before it are the role
+`earlier`'s, so that it tells them from the newest one. Of what it has computed for the question
+before, only what came up to there is of use, which costs such a model milliseconds. A question that
+is all in capitals is shown in small letters.
 """
 
 from __future__ import annotations
-
-TALKS = (
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
-    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-"""Of a model that calls no tools."""
 
 TEMPLATE = """\
 {%- macro values(of) -%}
@@ -63,7 +58,9 @@ TEMPLATE = """\
 {%- if message.role == 'user' -%}{%- set newest.question = loop.index -%}{%- endif -%}
 {%- endfor -%}
 {%- for message in messages -%}
-<|im_start|>{{ message.role }}{{ '\\n' }}\
+<|im_start|>\
+{{ 'earlier' if message.role == 'user' and loop.index != newest.question else message.role }}
+{{- '\\n' }}\
 {{ message.content | lower if message.role == 'user' and message.content == message.content | upper
 else message.content }}
 {%- for call in message.tool_calls or [] -%}

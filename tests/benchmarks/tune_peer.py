@@ -20,7 +20,7 @@ import json, resource, sys, time
 import numpy as np
 from edgellm import checkpoint, runtime
 from edgellm.training import low_rank
-from edgellm.training.batch import plain
+from edgellm.training.batch import Batch
 base = checkpoint.open(sys.argv[1])
 operations = runtime.backend("cpu").training(int(sys.argv[2]))
 from edgellm.training.network import Network
@@ -29,7 +29,7 @@ learnt = low_rank.first_values(low_rank.chosen(base, ["*"]), 8, 0)
 network = Network(base.config, base.tensors, operations, learnt, scale=2.0)
 optimiser = AdamW([*network.layers, network.top], Rule())
 tokens = np.random.default_rng(0).integers(1, base.config.vocab, (1, 256)).astype(np.int32)
-batch = plain(tokens, np.roll(tokens, -1, 1))
+batch = Batch(tokens, np.roll(tokens, -1, 1), np.zeros_like(tokens))
 def step():
     network.learn(batch, 1 / batch.wanted)
     optimiser.step(1e-4)

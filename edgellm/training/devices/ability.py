@@ -9,8 +9,8 @@ from random import Random
 from typing import Any
 
 from edgellm.tools.tool import Tool
+from edgellm.training.devices import words
 from edgellm.training.devices.arguments import Argument
-from edgellm.training.dialogues import words
 
 FIELDS = ("{v}", "{w}", "{u}")
 """Where in a way to ask the values of the arguments stand that are free, in their order."""

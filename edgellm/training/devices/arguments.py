@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from edgellm.training.devices import numbers
+from edgellm.training.devices import numbers, words
 from edgellm.training.devices.numbers import Measure
-from edgellm.training.dialogues import words
 
 Value = tuple[object, str]
 """As the call has it, and as it's said."""

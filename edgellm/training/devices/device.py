@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
-from edgellm.training.devices import catalogue, doing, sensing, setting, switching
+from edgellm.training.devices import catalogue, doing, sensing, setting, switching, words
 from edgellm.training.devices.ability import Ability
-from edgellm.training.dialogues import words
 
 MACHINES = (
     "pump", "valve", "arm", "gripper", "nozzle", "print bed", "extruder", "feeder", "dome", "mount",

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from random import Random
 
+from edgellm.training.devices import phrases, words
 from edgellm.training.devices.ability import Ability, Use, declared
 from edgellm.training.devices.arguments import Choice, Phrase, number
-from edgellm.training.dialogues import phrases, words
 
 TEXTS = (
     "hello", "hello world", "dinner is ready", "good morning", "welcome home", "the door is open",

@@ -9,11 +9,11 @@ from __future__ import annotations
 from random import Random
 
 from edgellm.tools.tool import Tool
+from edgellm.training.devices import words
 from edgellm.training.devices.ability import opaque
 from edgellm.training.devices.device import MACHINES
 from edgellm.training.devices.lesson import Call, Turn
 from edgellm.training.devices.scenes import REFUSAL
-from edgellm.training.dialogues import words
 
 _WORDS = tuple(
     sorted({word for some in (MACHINES, words.NOUNS, words.PLACES, words.ADJECTIVES, words.PLANTS)

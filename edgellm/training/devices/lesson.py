@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from random import Random
 
 from edgellm.tools.tool import Tool
+from edgellm.training.devices import words
 from edgellm.training.devices.ability import Ability
 from edgellm.training.devices.device import CATALOGUED, Device, device
-from edgellm.training.dialogues import words
-from edgellm.training.dialogues.conversation import AFTER, BEFORE
-from edgellm.training.dialogues.noise import finish, mistype, mistype_around
+from edgellm.training.devices.noise import finish, mistype, mistype_around
+from edgellm.training.devices.phrases import AFTER, BEFORE
 
 REASONS = (
     "it's raining", "it's too loud", "we have guests", "i'm cold", "it's hot", "it's dark",

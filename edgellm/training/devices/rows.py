@@ -6,23 +6,29 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from edgellm.tokenizer import Tokenizer
 from edgellm.tools.call_form import result_text
 from edgellm.tools.tool import Tool
+from edgellm.training.affinity import Request
 from edgellm.training.batch import IGNORED, Batch
 from edgellm.training.devices.device import CATALOGUED
 from edgellm.training.devices.drill import drill
 from edgellm.training.devices.lesson import Turn, lesson, toolless
-from edgellm.training.devices.scenes import talk
+from edgellm.training.devices.scenes import LISTS, talk
 from edgellm.training.prompt_form import CONTROL, MARK
 
 END, BEGIN = CONTROL
+NEWEST, EARLIER, DECLARED = "user", "earlier", "tools"
+"""Whose message it is: of the newest question, of those before it, of what tools there are."""
 TOOLLESS = 0.12
 """The share of samples without a device's tools; half of them end with small talk."""
+
+OTHERS = 0.2
+"""How often a tool that isn't meant stays where few are shown."""
 
 LEFT_OVER = 6
 """A batch is full when so many samples didn't fit any row."""
@@ -31,8 +37,8 @@ WANTED, LACKING, OTHER = "\x06", "\x05", "\x15"
 """What is learnt in place of a tool's number where it is declared: whether it is to be called,
 would be if nothing were missing, or neither. Which one it is would take long to find out from the
 calls alone. Nothing ever writes these bytes."""
-SAID, UNSAID = "\x0e", "\x0f"
-"""What may be learnt after a token of what is said of a tool: whether the question says it, too."""
+MARKS = (BEGIN, NEWEST, DECLARED, "\n")
+"""What tells a prompt's parts: see `evidence.Marks`."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +49,12 @@ class Mix:
     """A share."""
     catalogued: float
     """Of the lessons' devices, the share that is of the catalogue."""
-    said: bool
-    """Whether it is learnt, too, which words of a description the question says again: by them a
-    model finds out first which tool is meant."""
+    fewer: float = 0.0
+    """Of the lessons' samples, the share that shows few tools besides those that are meant: short
+    ones, from which arguments are learnt sooner."""
 
 
-LESSONS = Mix(0.03, CATALOGUED, said=False)
+LESSONS = Mix(0.03, CATALOGUED)
 
 
 class Piece(NamedTuple):
@@ -57,8 +63,6 @@ class Piece(NamedTuple):
     text: str
     learnt: bool | str = False
     """Whether it is to be learnt, or what in its place."""
-    kind: Literal["question", "tool", ""] = ""
-    """The newest question, what is said of a tool, or another."""
 
 
 def shown(question: str) -> str:
@@ -104,15 +108,15 @@ def pieces(tools: Sequence[Tool], turns: Sequence[Turn]) -> list[Piece]:
     for turn in turns:
         newest = turn is turns[-1]
         found += [
-            Piece(f"{before}{BEGIN}user\n"),
-            Piece(shown(turn.question), kind="question" if newest else ""),
+            Piece(f"{before}{BEGIN}{NEWEST if newest else EARLIER}\n"),
+            Piece(shown(turn.question)),
         ]
         before = f"{END}\n"
         if tools and newest:
-            found.append(Piece(f"{before}{BEGIN}tools\n"))
+            found.append(Piece(f"{before}{BEGIN}{DECLARED}\n"))
             for number, tool in enumerate(tools, 1):
                 after = END if number == len(tools) else "\n"
-                found.append(Piece(line(tool), kind="tool"))
+                found.append(Piece(line(tool)))
                 found.append(Piece(f"{number}{after}", _worth(tool, turn)))
             before = "\n"
         before += f"{BEGIN}assistant\n"
@@ -132,36 +136,48 @@ def _worth(tool: Tool, turn: Turn) -> str:
     return LACKING if tool.name == turn.lacking else OTHER
 
 
-def encoded(
-    found: Sequence[Piece], tokenizer: Tokenizer, said: bool = False
-) -> tuple[list[int], list[int]]:
+def encoded(found: Sequence[Piece], tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
     """Tokens, and what is to be learnt in the place of each."""
     ids: list[int] = []
     learnt: list[int] = []
-    asked: set[str] = set()
     for piece in found:
         some = tokenizer.encode(piece.text, parse_special=True)
         if isinstance(piece.learnt, str):
             (mark,) = tokenizer.encode(piece.learnt)
-            some_learnt = [mark] * len(some)
+            learnt += [mark] * len(some)
         else:
-            some_learnt = some if piece.learnt else [IGNORED] * len(some)
-        if piece.kind == "question":
-            asked = {word(tokenizer, token) for token in some}
-        elif piece.kind == "tool" and said:
-            # What follows a token is learnt at it.
-            for at, token in enumerate(some[:-1], 1):
-                said_word = word(tokenizer, token)
-                if said_word.isalpha():
-                    (some_learnt[at],) = tokenizer.encode(SAID if said_word in asked else UNSAID)
+            learnt += some if piece.learnt else [IGNORED] * len(some)
         ids += some
-        learnt += some_learnt
     return ids, learnt
 
 
 def word(tokenizer: Tokenizer, token: int) -> str:
     """What a token says, wherever it stands."""
     return tokenizer.piece(token).decode(errors="replace").strip(" _").lower() or str(token)
+
+
+def requests(
+    rng: Random, tokenizer: Tokenizer, words: Sequence[int], lessons: int
+) -> Iterator[Request]:
+    """What so many lessons ask that can be understood alone, and which tools are meant; `words`
+    has the word of each token."""
+    for _ in range(lessons):
+        made = lesson(rng, 4)
+        lines = [[words[token] for token in tokenizer.encode(line(tool))] for tool in made.tools]
+        for turn in made.turns:
+            if not turn.refers:
+                said = [words[token] for token in tokenizer.encode(shown(turn.question))]
+                meant = (_worth(tool, turn) != OTHER for tool in made.tools)
+                yield Request(said, lines, frozenset(i for i, is_it in enumerate(meant) if is_it))
+
+
+def fewer(tools: Sequence[Tool], turns: Sequence[Turn], rng: Random) -> list[Tool]:
+    """The tools that some turns mean, and now and then others; all where an answer lists them."""
+    if any(turn.answer.startswith(LISTS) for turn in turns):
+        return list(tools)
+    used = {call.name for turn in turns for call in turn.calls} | {turn.lacking for turn in turns}
+    kept = [tool for tool in tools if tool.name in used or rng.random() < OTHERS]
+    return kept or [rng.choice(tools)]
 
 
 def samples(
@@ -183,9 +199,11 @@ def samples(
             made = lesson(rng, 4, catalogued=mix.catalogued)
             for index, turn in enumerate(made.turns):
                 before = rng.choice((1, 1, 2, 3)) if turn.refers else rng.choice((0, 0, 0, 0, 1, 2))
-                found.append(pieces(made.tools, made.turns[max(0, index - before) : index + 1]))
+                turns = made.turns[max(0, index - before) : index + 1]
+                few = mix.fewer and rng.random() < mix.fewer
+                found.append(pieces(fewer(made.tools, turns, rng) if few else made.tools, turns))
         for some in found:
-            ids, learnt = encoded(some, tokenizer, mix.said)
+            ids, learnt = encoded(some, tokenizer)
             if len(ids) <= length + 1:
                 yield ids, learnt
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
+from edgellm.training.devices import phrases, words
 from edgellm.training.devices.ability import FIELDS, Ability
 from edgellm.training.devices.arguments import Choice, Number, Phrase
 from edgellm.training.devices.device import abilities, noun
 from edgellm.training.devices.lesson import Call, Lesson, report
-from edgellm.training.dialogues import phrases, words
-from edgellm.training.dialogues.noise import mistype_around
+from edgellm.training.devices.noise import mistype_around
 
 REFUSAL = "None of my tools can do that."
 LISTS = "I can call "

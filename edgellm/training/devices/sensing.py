@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
+from edgellm.training.devices import words
 from edgellm.training.devices.ability import Ability, Quantity, Use, declared
 from edgellm.training.devices.arguments import Choice
-from edgellm.training.dialogues import words
 
 
 @dataclass(frozen=True)

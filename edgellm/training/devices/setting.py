@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from random import Random
 
-from edgellm.training.devices import numbers
+from edgellm.training.devices import numbers, words
 from edgellm.training.devices.ability import Ability, Use, declared
 from edgellm.training.devices.arguments import Argument, Choice, number
 from edgellm.training.devices.switching import places
-from edgellm.training.dialogues import words
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
+from edgellm.training.devices import words
 from edgellm.training.devices.ability import Ability, Use, declared
+from edgellm.training.devices.actions import ACTIONS
 from edgellm.training.devices.arguments import Choice, number
-from edgellm.training.dialogues import words
-from edgellm.training.dialogues.actions import ACTIONS
 
 
 @dataclass(frozen=True)
@@ -75,10 +75,7 @@ SWITCHES = {
 def use(action: str, fixed: dict[str, object] | None = None) -> Use:
     """An action of `ACTIONS` as it's asked for here."""
     found = ACTIONS[action]
-    asks, unseen = (
-        [ask.replace("{x}", "{t}") for ask in some] for some in (found.asks, found.unseen)
-    )
-    return Use(tuple(asks), tuple(unseen), fixed=fixed or {})
+    return Use(found.asks, found.unseen, fixed=fixed or {})
 
 
 def switches(kind: str, thing: str, rng: Random) -> list[Ability]:

@@ -1,8 +1,9 @@
-"""Small talk about itself, and what it can't do: (ways to say it, held-out ways, the answer)."""
+"""What people say besides what they want: small talk, what isn't a device's business, manners."""
 
 from __future__ import annotations
 
 Talk = tuple[tuple[str, ...], tuple[str, ...], str]
+"""Ways to say it, held-out ways, the answer."""
 
 SMALL_TALK: tuple[Talk, ...] = (
     (("hello", "hi", "hey", "hello there", "hi there", "hey there", "hallo", "greetings", "howdy",
@@ -92,7 +93,7 @@ SMALL_TALK: tuple[Talk, ...] = (
       "are you big",
       "how many neurons do you have", "are you a big model"),
      ("how many parameters have you got",),
-     "I'm tiny: less than two megabytes."),
+     "I'm tiny: less than five megabytes."),
     (("are you human", "are you a person", "are you a robot", "are you alive", "are you real",
       "are you a machine", "are you a computer", "do you have feelings", "are you conscious",
       "are you an ai", "do you think", "do you sleep", "do you dream", "are you a bot",
@@ -153,7 +154,7 @@ SMALL_TALK: tuple[Talk, ...] = (
      "I see. Shall I do something for you?"),
 )  # fmt: skip
 
-OFF_TOPIC_ANSWER = "I can't help with that. I only handle devices in house, garden and workshop."
+OFF_TOPIC_ANSWER = "I can't help with that. I only work the devices that are connected here."
 
 OFF_TOPIC = (
     "what is the capital of {a}", "who is {a}", "who was {a}", "how do i cook {n}",
@@ -241,48 +242,20 @@ COLOURS = (
     "red",
 )
 
-CANNOT = (
-    "fix", "repair", "paint", "sell", "eat", "throw away", "kiss", "marry", "teach", "hire", "bake",
-    "steal", "hide", "draw", "climb", "break", "destroy", "fold", "sew", "polish", "smell",
-    "invent",
-    "borrow", "read", "sing to", "shoot", "fry", "iron", "deliver", "move", "build", "carry",
-    "bring me",
-    "decorate", "replace", "tickle", "hug", "drink", "cook", "melt", "dissolve", "vote for",
-    "insult",
+BEFORE = (
+    "please ", "please ", "could you ", "can you ", "would you ", "hey, ", "hey ", "edgellm, ",
+    "now ", "just ",
+    "can you please ", "could you please ", "i want you to ", "i'd like you to ", "go ahead and ",
+    "ok, ", "ok ",
+    "would you please ", "hi, ", "hello, ", "and ", "then ", "you can ", "will you ", "quickly ",
+    "so ",
+    "please can you ", "we need to ", "let's ", "time to ", "don't forget to ", "you should ",
+    "hi edgellm, ",
 )  # fmt: skip
-UNSEEN_CANNOT = ("photograph", "wallpaper", "weld", "varnish")
-
-HINTS: tuple[tuple[tuple[str, ...], str, str], ...] = (
-    (("i'm cold", "i am cold", "it's cold", "it is cold in here", "i'm freezing", "it is too cold",
-      "it's freezing in here", "brr", "it is chilly"), "on", "the heating"),
-    (("i'm hot", "it's hot", "it is too hot", "it's too hot in here", "i am sweating",
-      "it is very warm in here",
-      "it's stuffy in here", "the air is bad"), "on", "the fan"),
-    (("it's dark", "it is dark in here", "it's too dark", "i can't see anything", "i can't see",
-      "it is getting dark", "it is so dark"), "on", "the light"),
-    (("it's too bright", "it is too bright in here", "the sun is blinding me",
-      "the sun is too bright",
-      "the light hurts my eyes"), "close", "the blinds"),
-    (("it's too loud", "it is too noisy", "the music is too loud", "it's noisy in here"), "down",
-     "the volume"),
-    (("i can't hear anything", "the music is too quiet", "it's too quiet"), "up", "the volume"),
-    (("the plants look dry", "the soil is dry", "the plants need water", "the leaves are hanging",
-      "it hasn't rained for days"), "water", "the plants"),
-    (("the grass is too long", "the lawn is too high", "the grass is high"), "mow", "the lawn"),
-    (("the floor is dirty", "there is dust everywhere", "there are crumbs on the floor"), "start",
-     "the vacuum cleaner"),
-    (("there is dust in the air", "it is dusty in the workshop",
-      "there are chips everywhere"), "on",
-     "the dust extractor"),
-    (("someone is at the door", "there is somebody at the door",
-      "a visitor is at the door"), "open", "the door"),
-    (("i want a coffee", "i need coffee", "i'd like a coffee", "coffee please",
-      "i'd love some coffee"), "on",
-     "the coffee machine"),
-    (("i'd like some tea", "i want tea", "tea please"), "on", "the kettle"),
-    (("it smells of smoke", "it smells in here", "there is smoke in the kitchen"), "open",
-     "the window"),
-    (("the water is rising", "there is water in the cellar", "the cellar is flooded"), "start",
-     "the pump"),
+AFTER = (
+    " please", " please", " please", ", please", " now", " for me", " right now", ", thanks",
+    " quickly",
+    ", will you", " for a moment", " at once", " immediately", ", edgellm", " ok", " if you can",
+    " thanks",
+    ", thank you", ", would you", " for us",
 )  # fmt: skip
-"""What a person complains of, the action that helps, and on what."""

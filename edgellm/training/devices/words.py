@@ -1,7 +1,4 @@
-"""The words that dialogues are made of: devices by what can be done with them, places, plants.
-
-The `UNSEEN_…` tuples never occur in training dialogues; held-out dialogues are built from them.
-"""
+"""The words that lessons are made of: devices by what can be done with them, places, plants."""
 
 from __future__ import annotations
 
@@ -39,12 +36,6 @@ STARTED = (
     "coffee machine", "bread maker", "engine", "tumble dryer", "scroll saw", "polisher", "crane",
 )  # fmt: skip
 
-LOCKED = (
-    "door", "front door", "back door", "gate", "shed", "garage", "garage door", "safe", "cabinet",
-    "tool cabinet", "cellar door", "garden gate", "window", "workshop", "side door", "cupboard",
-    "mailbox", "bicycle", "bike", "greenhouse", "car",
-)  # fmt: skip
-
 PLANTS = (
     "tomatoes", "roses", "lawn", "grass", "flowers", "plants", "herbs", "basil", "carrots",
     "lettuce", "beans", "strawberries", "cucumbers", "hedge", "trees", "apple tree", "lavender",
@@ -52,23 +43,6 @@ PLANTS = (
     "potatoes", "peppers", "seedlings", "pots", "mint", "parsley", "tulips", "raspberries",
     "rose bed", "balcony plants", "peas", "onions", "spinach", "garden", "vegetables",
 )  # fmt: skip
-
-# What a number can be given to, and the kinds of value that make sense for it.
-SETTABLE = {
-    "thermostat": "temperature", "heating": "temperature", "heater": "temperature",
-    "oven": "temperature", "radiator": "temperature", "boiler": "temperature",
-    "air conditioner": "temperature", "fridge": "temperature", "freezer": "temperature",
-    "temperature": "temperature", "kiln": "temperature", "water heater": "temperature",
-    "soldering iron": "temperature", "kettle": "temperature", "hot plate": "temperature",
-    "lamp": "percent", "light": "percent", "lights": "percent", "brightness": "percent",
-    "volume": "level", "speaker": "level", "radio": "level", "tv": "level",
-    "fan": "level", "fan speed": "level", "blinds": "percent", "humidity": "percent",
-    "humidifier": "percent", "shutters": "percent", "grow light": "percent", "curtains": "percent",
-    "drill press": "speed", "lathe": "speed", "motor": "speed", "spindle": "speed",
-    "mill": "speed", "mixer": "speed", "pump": "level", "conveyor": "speed",
-    "compressor": "pressure", "pressure": "pressure", "timer": "duration", "alarm": "clock",
-    "sprinkler": "duration", "oven timer": "duration", "desk lamp": "percent", "dimmer": "percent",
-}  # fmt: skip
 
 PLACES = (
     "kitchen", "bedroom", "living room", "bathroom", "hall", "hallway", "garage", "cellar",
@@ -120,22 +94,6 @@ NOUNS = (
     "warmer", "washer", "water mill", "weather vane", "wedge", "whirlpool", "wind chime",
     "xylophone",
 )  # fmt: skip
-
-UNSEEN_SWITCHED = (
-    "hi-fi", "aquarium", "waffle iron", "jacuzzi", "wall sconce", "neon sign", "popcorn maker",
-    "fog machine", "fireplace", "rice cooker", "incubator", "megaphone",
-)  # fmt: skip
-UNSEEN_OPENED = ("trapdoor", "pergola", "venetian blinds", "floodgate", "porthole", "chimney flue")
-UNSEEN_STARTED = (
-    "jigsaw", "centrifuge", "hydraulic press", "leaf blower", "juicer", "wood lathe", "tile cutter",
-)  # fmt: skip
-UNSEEN_LOCKED = ("wardrobe", "gun cabinet", "boathouse", "pavilion")
-UNSEEN_PLANTS = ("zucchini", "hydrangeas", "dahlias", "bonsai", "blueberries", "sunflowers")
-UNSEEN_SETTABLE = {
-    "smoker": "temperature", "wine cooler": "temperature", "floor heating": "temperature",
-    "footlights": "percent", "router table": "speed", "subwoofer": "level",
-}  # fmt: skip
-UNSEEN_PLACES = ("conservatory", "wine cellar", "boathouse", "music room", "gazebo", "pump house")
 
 _ONSETS = (
     "b", "bl", "br", "c", "ch", "cl", "d", "dr", "f", "fl", "g", "gr", "h", "j", "k", "kr",
