@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import statistics
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,6 +75,8 @@ class Score:
     worded: int = 0
     """Of `answers`, those whose right words are known: answered in these."""
     failures: list[dict[str, object]] = field(default_factory=list)
+    waits: list[float] = field(default_factory=list, compare=False)
+    """Seconds from each question to the first of what is answered, a call or text."""
 
     def add(self, turn: Turn, calls: Calls, text: str) -> None:
         if turn.answer:
@@ -191,19 +195,24 @@ async def _hold(model: Model, sets: Mapping[str, Iterable[Case]]) -> dict[str, S
                 session = f"{name} {number}"
                 service.declare(session, case.tools)
                 for turn in case.turns:
-                    scores[name].add(turn, *await _ask(service, session, turn))
+                    calls, text, wait = await _ask(service, session, turn)
+                    scores[name].add(turn, calls, text)
+                    scores[name].waits.append(wait)
                 service.close(session)
     return scores
 
 
-async def _ask(service: Conversations, session: str, turn: Turn) -> tuple[Calls, str]:
-    """The calls that a question leads to, and what is said."""
+async def _ask(service: Conversations, session: str, turn: Turn) -> tuple[Calls, str, float]:
+    """The calls that a question leads to, what is said, and the seconds before any of it."""
     calls: list[tuple[str, Mapping[str, object]]] = []
     text = ""
     results = itertools.chain(turn.results, itertools.repeat((True, "ok")))
+    asked = time.monotonic()
+    wait = 0.0
     try:
         answer = service.ask(session, turn.question, max_tokens=LONGEST)
         async for event in answer:
+            wait = wait or time.monotonic() - asked
             if isinstance(event, Call):
                 calls.append((event.name, event.arguments))
                 answer.result(event.number, *next(results))
@@ -211,7 +220,7 @@ async def _ask(service: Conversations, session: str, turn: Turn) -> tuple[Calls,
                 text += event.text
     except EdgeError as error:  # such as a call that doesn't end
         text += f" [{error}]"
-    return tuple(calls), text
+    return tuple(calls), text, wait
 
 
 def table(scores: Mapping[str, Score]) -> list[str]:
@@ -222,5 +231,8 @@ def table(scores: Mapping[str, Score]) -> list[str]:
         line = f"{name}: {score.exact} of {score.calls} calls exact ({share:.1%})"
         line += f", {score.kept} of {score.held} asked back or declined"
         line += f", {score.quiet} of {score.talks} talked"
-        lines.append(f"{line}, {score.worded} of {score.answers} in the right words")
+        line += f", {score.worded} of {score.answers} in the right words"
+        if score.waits:
+            line += f", first after {1000 * statistics.median(score.waits):.1f} ms (median)"
+        lines.append(line)
     return lines
