@@ -107,7 +107,7 @@ class Tuning:
         wanted = min(max(settings.batch // settings.length, 1), rows)
         shape, nbytes = estimate.fit(self.base, wanted, settings.length, self._shapes, max_bytes)
         steps = settings.steps or max(math.ceil(settings.epochs * rows / wanted), 1)
-        a_token = estimate.seconds_per_token(self.base, settings.full, shape.positions)
+        a_token = estimate.seconds_per_token(self.base, settings.full, shape)
         looked = min(settings.looks + 1, steps) * len(self.data.held_out) / 3
         seconds = a_token * settings.length * (steps * wanted + looked)
         return Forecast(shape, wanted // shape.rows, steps, nbytes, seconds)
@@ -129,6 +129,7 @@ class Tuning:
             self._first_values(),
             scale=settings.alpha / settings.rank,
             dropout=settings.dropout,
+            roomy=forecast.shape.roomy,
             progress=progress,
         )
         schedule = Schedule(

@@ -49,6 +49,17 @@ def test_rows_at_once_divide_those_of_a_step() -> None:
         estimate.fit(base, 4, 128, shapes, 1000)
 
 
+def test_memory_is_spent_to_save_time_where_that_is_little() -> None:
+    base = checkpoint.open(runtime.default_model())
+    shapes = learnt(base, 8)
+    shape, need = estimate.fit(base, 4, 128, shapes, None)
+    assert shape == Shape(4, 128, roomy=True)
+    assert need == estimate.memory(base, shape, shapes)
+    assert estimate.fit(base, 4, 128, shapes, need) == (shape, need)
+    assert estimate.fit(base, 4, 128, shapes, need - 1)[0] == Shape(4, 128)
+    assert estimate.fit(base, 64, 1024, shapes, None)[0] == Shape(64, 1024)
+
+
 def test_time_grows_with_the_model() -> None:
     base = checkpoint.open(runtime.default_model())
-    assert 0 < estimate.seconds_per_token(base, False, 256) < 1
+    assert 0 < estimate.seconds_per_token(base, False, Shape(1, 256)) < 1

@@ -127,6 +127,27 @@ def test_what_is_kept_stays_while_a_network_learns(operations: Operations) -> No
         assert (found[~stays] != weights[name][~stays]).mean() > 0.9, name
 
 
+@pytest.mark.parametrize(("family", "full"), [("lfm2", False), ("gemma2", True), ("phi3", True)])
+def test_what_is_kept_for_the_way_back_changes_nothing(
+    family: str, full: bool, operations: Operations
+) -> None:
+    base = checkpoint.open(MODELS / family)
+    rows = training_cases.rows(base)
+    batches = [plain(*(np.roll(each, by, 1) for each in rows)) for by in range(4)]
+    weights = {name: tensor.float32() for name, tensor in base.tensors.items()} if full else None
+    plain_net, roomy = (
+        network(base, operations, weights, dropout=0.0 if full else 0.3, roomy=roomy)
+        for roomy in (False, True)
+    )
+    for chance, batch in enumerate(batches):
+        losses = [net.learn(batch, 1 / batch.wanted, chance) for net in (plain_net, roomy)]
+        assert losses[0] == losses[1]
+        assert plain_net.loss(batch) == roomy.loss(batch)
+    wanted, found = gradients(plain_net), gradients(roomy)
+    for name, gradient in wanted.items():
+        np.testing.assert_allclose(found[name], gradient, rtol=1e-6, atol=0, err_msg=name)
+
+
 @pytest.mark.parametrize("family", ["gemma2", "lfm2"])
 def test_samples_in_one_row_do_not_see_each_other(family: str, operations: Operations) -> None:
     base = checkpoint.open(MODELS / family)

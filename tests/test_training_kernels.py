@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,6 +12,7 @@ from kernel_library import build, call, targets
 from numpy.typing import NDArray
 
 from edgellm import packing, quant
+from edgellm.capture import ACTIVATIONS
 from edgellm.packing import BLOCKS
 from edgellm.tensor import MappedTensor
 
@@ -144,6 +147,38 @@ def test_attention(target: str, window: int, cap: float, alibi: bool) -> None:
     wanted = reference(q, k, v, dout, first, window, 0.3, cap, slopes)
     for found, exact in zip((out, dq, dk, dv), wanted, strict=True):
         np.testing.assert_allclose(found, exact, atol=1e-5)
+
+
+def activated(name: str, x: NDArray[np.float64]) -> NDArray[np.float64]:
+    match name:
+        case "silu":
+            return x / (1 + np.exp(-x))
+        case "gelu":
+            return x / 2 * (1 + np.vectorize(math.erf)(x / 2**0.5))
+        case "gelu_tanh":
+            return x / 2 * (1 + np.tanh((2 / np.pi) ** 0.5 * (x + 0.044715 * x**3)))
+    return np.maximum(x, 0) ** 2
+
+
+@pytest.mark.parametrize("target", targets())
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_gated(target: str, name: str) -> None:
+    built = build(target, "training/gated")
+    rng = np.random.default_rng(3)
+    for count in (1, 37, 4099):
+        gate, up, given = (rng.standard_normal(count).astype(np.float32) for _ in range(3))
+        gate *= 4
+        gate[: count // 100] *= 30
+        numbers = (count, ACTIVATIONS.index(name))
+        out, by_gate, by_up = (np.full(count, np.nan, np.float32) for _ in range(3))
+        call(built, "gated", [out, gate, up], numbers)
+        call(built, "gated_back", [by_gate, by_up, gate, up, given], numbers)
+        x = gate.astype(float)
+        y = activated(name, x)
+        slope = (activated(name, x + 1e-5) - activated(name, x - 1e-5)) / 2e-5
+        np.testing.assert_allclose(out, y * up, rtol=2e-6, atol=2e-6)
+        np.testing.assert_allclose(by_up, y * given, rtol=2e-6, atol=2e-6)
+        np.testing.assert_allclose(by_gate, slope * up * given, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("target", targets())

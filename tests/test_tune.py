@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -206,7 +207,9 @@ def test_less_memory_makes_smaller_batches(tmp_path: Path) -> None:
     model, data = runtime.default_model(), chats(tmp_path / "chats.jsonl")
     settings = Settings(length=64, batch=512, together=False)
     roomy = Tuning(model, data, settings).forecast
-    tight = Tuning(model, data, settings, max_bytes=roomy.nbytes - 1).forecast
-    assert tight.shape.rows < roomy.shape.rows
-    assert tight.nbytes < roomy.nbytes
-    assert tight.shape.rows * tight.together == roomy.shape.rows * roomy.together
+    plain = Tuning(model, data, settings, max_bytes=roomy.nbytes - 1).forecast
+    tight = Tuning(model, data, settings, max_bytes=plain.nbytes - 1).forecast
+    assert roomy.shape == replace(plain.shape, roomy=True)
+    assert tight.shape.rows < plain.shape.rows
+    assert tight.nbytes < plain.nbytes < roomy.nbytes
+    assert tight.shape.rows * tight.together == plain.shape.rows * plain.together

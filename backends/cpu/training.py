@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from tinygrad import Tensor, UOp, dtypes
 from tinygrad.uop.ops import KernelInfo, Ops, ProgramInfo
 
 from edgellm import packing
+from edgellm.capture import ACTIVATIONS
 from edgellm.checkpoint import StoredTensor
 from edgellm.packing import BLOCKS
-from edgellm.training.operations import Attention, Form
+from edgellm.training.operations import Attention, Form, Place
 
 from .cores import usable
 from .engine import Engine
@@ -33,6 +34,8 @@ NAMES = (
     "product",
     "attention",
     "attention_back",
+    "gated",
+    "gated_back",
     "entropy",
     "lookup",
     "lookup_back",
@@ -63,6 +66,8 @@ class _Call:
     """Buffers that it writes; they come first."""
     numbers: tuple[int, ...] = ()
     reals: tuple[float, ...] = ()
+    made: bool = False
+    """What it writes stands there already: nothing is to do, but there is a way back."""
 
 
 class CPUOperations:
@@ -87,6 +92,7 @@ class CPUOperations:
         form: Form,
         low: Tensor | None = None,
         up: Tensor | None = None,
+        place: Place | None = None,
     ) -> Tensor:
         rows, (out, width) = int(x.shape[0]), form.shape
         rank = 0 if low is None else int(low.shape[1])
@@ -102,12 +108,15 @@ class CPUOperations:
             by_up = self._product(g, given[3], a_turned=True)
             return None, into.uop, None, by_low.uop, by_up.uop, None
 
-        buffers = [_new(rows, out), x.contiguous(), weight]
+        given = [x.contiguous(), weight]
         if low is not None and up is not None:
-            buffers += [low.contiguous(), up.contiguous()]
-        return self._run(_Call("outputs", 1, (*numbers, rank)), buffers, gradients)
+            given += [low.contiguous(), up.contiguous()]
+        call = _Call("outputs", 1, (*numbers, rank))
+        return self._kept(call, place, (rows, out), given, gradients)
 
-    def product(self, a: Tensor, b: Tensor, turned: bool = False) -> Tensor:
+    def product(
+        self, a: Tensor, b: Tensor, turned: bool = False, place: Place | None = None
+    ) -> Tensor:
         def gradients(gradient: UOp, call: UOp) -> tuple[UOp | None, ...]:
             g, left, right = Tensor(gradient).contiguous(), *map(Tensor, call.src[2:4])
             by_a = self._product(g, right, b_turned=not turned)
@@ -118,9 +127,17 @@ class CPUOperations:
             )
             return None, by_a.uop, by_b.uop, None
 
-        return self._product(a, b, b_turned=turned, gradients=gradients)
+        return self._product(a, b, b_turned=turned, gradients=gradients, place=place)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, first: Tensor, how: Attention) -> Tensor:
+    def attend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        first: Tensor,
+        how: Attention,
+        place: Place | None = None,
+    ) -> Tensor:
         batch, length, heads, width = map(int, q.shape)
         keys = int(k.shape[2])
         numbers, reals = (batch, length, heads, keys, width, how.window), (how.scale, how.cap)
@@ -139,9 +156,23 @@ class CPUOperations:
             unlearnt = [None] * (len(rest) + 1)
             return None, made[0].uop, by_k.uop, by_v.uop, *unlearnt
 
-        out = _new(batch, length, heads, width)
-        given = [out, *(x.contiguous() for x in (q, k, v)), *rest]
-        return self._run(_Call("attention", 1, numbers, reals), given, gradients)
+        given = [*(x.contiguous() for x in (q, k, v)), *rest]
+        call = _Call("attention", 1, numbers, reals)
+        return self._kept(call, place, (batch, length, heads, width), given, gradients)
+
+    def gated(self, gate: Tensor, up: Tensor, activation: str) -> Tensor:
+        shape = tuple(map(int, gate.shape))
+        numbers = (math.prod(shape), ACTIVATIONS.index(activation))
+
+        def gradients(gradient: UOp, call: UOp) -> tuple[UOp | None, ...]:
+            given = [*map(Tensor, call.src[2:4]), Tensor(gradient).contiguous()]
+            made = self._calls(
+                _Call("gated_back", 2, numbers), [_new(*shape), _new(*shape), *given]
+            )
+            return None, made[0].uop, made[1].uop, None
+
+        buffers = [_new(*shape), gate.contiguous(), up.contiguous()]
+        return self._run(_Call("gated", 1, numbers), buffers, gradients)
 
     def entropy(self, scores: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
         rows, tokens = map(int, scores.shape)
@@ -172,12 +203,27 @@ class CPUOperations:
         a_turned: bool = False,
         b_turned: bool = False,
         gradients: Callable[..., tuple[UOp | None, ...]] | None = None,
+        place: Place | None = None,
     ) -> Tensor:
         depth, rows = map(int, a.shape if a_turned else reversed(a.shape))
         columns = int(b.shape[0 if b_turned else 1])
         numbers = (rows, depth, columns, int(a_turned), int(b_turned))
-        buffers = [_new(rows, columns), a.contiguous(), b.contiguous()]
-        return self._run(_Call("product", 1, numbers), buffers, gradients)
+        given = [a.contiguous(), b.contiguous()]
+        return self._kept(_Call("product", 1, numbers), place, (rows, columns), given, gradients)
+
+    def _kept(
+        self,
+        call: _Call,
+        place: Place | None,
+        shape: tuple[int, ...],
+        given: Sequence[Tensor],
+        gradients: Callable[..., tuple[UOp | None, ...]] | None,
+    ) -> Tensor:
+        """The result of a call for what is given, in its place if it has one."""
+        if place is None:
+            return self._run(call, [_new(*shape), *given], gradients)
+        call = replace(call, made=place.made)
+        return self._run(call, [place.memory, *given], gradients)
 
     def _run(
         self,
@@ -221,6 +267,8 @@ def _source(call: _Call, types: Sequence[str]) -> str:
     """C that makes a call of `kernels/edge.h` and hands it to `edge_call`, whose address and pool
     stand in the last buffer."""
     parameters = "".join(f"{kind} *restrict b{i}, " for i, kind in enumerate(types))
+    if call.made:
+        return f"void edge_{call.kernel}({parameters}unsigned long long *restrict table) {{}}\n"
     lines = [f"    call.buffers[{i}] = b{i};" for i in range(len(types))]
     # Optional buffers come last in every kernel.
     lines += [f"    call.buffers[{i}] = 0;" for i in range(len(types), len(types) + 2)]

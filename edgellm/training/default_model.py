@@ -71,7 +71,9 @@ def course(config: Config, prepared: Prepared, reader: Tokenizer, seed: int) -> 
     from edgellm.training.network import Network
     from edgellm.training.optimiser import Rule
 
-    network = Network(config, {}, backend.training(), prepared.weights, kept=prepared.kept)
+    network = Network(
+        config, {}, backend.training(), prepared.weights, kept=prepared.kept, roomy=True
+    )
     plan = Plan(device_course.SCHEDULE, Rule(beta2=0.98, decay=0.02))
     return Course(network, plan, lambda step: [device_course.batch(seed, reader, step)])
 

@@ -41,7 +41,8 @@ class Network:
     those of its own tensors, which then aren't frozen. `tensors` are all that it has besides.
 
     What adapters add is multiplied by `scale`; `dropout` is the share of their inputs left out.
-    `kept` is what of the learnt ones is to stay as it is.
+    `kept` is what of the learnt ones is to stay as it is. If it is `roomy`, memory is spent to save
+    time: what is computed on the way forward is kept for the way back.
     """
 
     def __init__(
@@ -54,10 +55,11 @@ class Network:
         scale: float = 0.0,
         dropout: float = 0.0,
         kept: Mapping[str, NDArray[np.bool_]] | None = None,
+        roomy: bool = False,
         progress: Progress | None = None,
     ) -> None:
         self.config, self.tensors, self.operations = config, tensors, operations
-        self.scale, self.dropout = scale, dropout
+        self.scale, self.dropout, self.roomy = scale, dropout, roomy
         self.top = Part({}, {}, {}, {}, {})
         self.layers = [Part({}, {}, {}, {}, {}) for _ in config.layers]
         self.learnt: Named = {}

@@ -7,7 +7,7 @@ model computes is plain tinygrad.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from tinygrad import Tensor
@@ -38,9 +38,17 @@ class Attention:
     """ALiBi's (H,): slope * scale is taken off for each position that a key lies back."""
 
 
+class Place(NamedTuple):
+    """Where the result of an operation is kept."""
+
+    memory: Tensor
+    made: bool
+    """The result stands there already, and isn't computed again."""
+
+
 class Operations(Protocol):
     """Of one device; all numbers are float32. Gradients flow to what is said, and through nothing
-    else."""
+    else. Results have memory of their own where they aren't given a `place`."""
 
     def pack(self, tensor: StoredTensor) -> tuple[Tensor, Form]:
         """A matrix of the model's file on the device, as small as in the file; and how it lies
@@ -53,16 +61,31 @@ class Operations(Protocol):
         form: Form,
         low: Tensor | None = None,
         up: Tensor | None = None,
+        place: Place | None = None,
     ) -> Tensor:
         """x (N, in) through a packed matrix: (N, out); plus low (N, rank) times the transpose of up
         (out, rank) where they are given. Gradients flow to x, low and up."""
 
-    def product(self, a: Tensor, b: Tensor, turned: bool = False) -> Tensor:
+    def product(
+        self, a: Tensor, b: Tensor, turned: bool = False, place: Place | None = None
+    ) -> Tensor:
         """a (M, K) times b (K, N), or times the transpose of b (N, K) if `turned`; both learn."""
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, first: Tensor, how: Attention) -> Tensor:
+    def attend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        first: Tensor,
+        how: Attention,
+        place: Place | None = None,
+    ) -> Tensor:
         """Attention of q (B, T, H, C) to k and v (B, T, K, C); the result is as q is. Position t of
         row b sees those from first[b, t] up to itself; first (B, T) is int32. q, k, v learn."""
+
+    def gated(self, gate: Tensor, up: Tensor, activation: str) -> Tensor:
+        """activation(gate) * up, of one shape; the activation goes by the name it has in a Config.
+        Both learn."""
 
     def entropy(self, scores: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
         """The cross-entropy (N,) of wanted tokens (N,), int32, by scores (N, V), and its gradient

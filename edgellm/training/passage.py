@@ -3,8 +3,9 @@
 Strategy: layers of the same kind share captured steps, which take their weights as inputs, so a
 deep model starts as fast as a shallow one. Of the way forward only each layer's input is kept; the
 way back computes a layer anew before it goes back through it, so that one layer's activations are
-in memory at a time (Chen et al. 2016, arXiv:1604.06174). The head sees only the positions whose
-next token is to be learnt, some at a time.
+in memory at a time (Chen et al. 2016, arXiv:1604.06174). Where there is room, what a layer's
+products and attention gave is kept, too: little is left to compute anew, and a quarter of the time
+is saved. The head sees only the positions whose next token is to be learnt, some at a time.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ from edgellm.tensor import MappedTensor
 from edgellm.training.batch import IGNORED, Batch, head_rows
 from edgellm.training.memory import read, write
 from edgellm.training.operations import Form
-from edgellm.training.transformer import Rows, TrainedTransformer
+from edgellm.training.transformer import Results, Rows, Sizes, TrainedTransformer
 
 if TYPE_CHECKING:
-    from edgellm.training.network import Named, Network
+    from edgellm.training.network import Named, Network, Part
 
 EMBEDDINGS = ("token_embd.weight", "position_embd.weight")
 
@@ -57,6 +58,10 @@ class Passage:
         )
         self._chance = _zeros(1, dtype=dtypes.uint32)
         self._steps = self._shared_steps()
+        self._results = [
+            [_zeros(size) for size in self._sizes(*each)] if network.roomy else []
+            for each in zip(self.layers, self.config.layers, strict=True)
+        ]
         self._rows = head_rows(self.config.vocab, batch * length)
         self._asked = _zeros(self._rows, width)
         self._wanted = _zeros(self._rows, dtype=dtypes.int32)
@@ -76,8 +81,8 @@ class Passage:
             given, into = self._ways if (len(self.layers) - index) % 2 else self._ways[::-1]
             part = self.layers[index]
             self._steps[index].back(
-                self._kept[index], given, into, self._first, self._chance, part.frozen, part.learnt,
-                part.gradients,
+                self._kept[index], given, into, self._first, self._chance, self._results[index],
+                part.frozen, part.learnt, part.gradients,
             )  # fmt: skip
         if "token_embd.weight" in self.top.learnt:
             way_in = self._ways[len(self.layers) % 2]
@@ -104,17 +109,14 @@ class Passage:
         return steps
 
     def _steps_of(self, layer: Layer, forms: Mapping[str, Form]) -> Steps:
-        def transformer(share: float) -> TrainedTransformer:
-            return TrainedTransformer(
-                self.config, self.operations, self.shape[1], forms, self.network.scale, share
-            )
-
-        learning, plain = transformer(self.network.dropout), transformer(0.0)
+        learning, plain = self._transformer(forms, self.network.dropout), self._transformer(forms)
 
         def forward(
-            x: Tensor, into: Tensor, first: Tensor, chance: Tensor, frozen: Named, learnt: Named
-        ) -> None:
+            x: Tensor, into: Tensor, first: Tensor, chance: Tensor, results: list[Tensor],
+            frozen: Named, learnt: Named,
+        ) -> None:  # fmt: skip
             learning.rows = Rows(first, chance)
+            learning.results = Results(results, made=False) if results else None
             into.assign(learning.block({**frozen, **learnt}, layer, x)).realize()
 
         def evaluate(x: Tensor, into: Tensor, first: Tensor, frozen: Named, learnt: Named) -> None:
@@ -122,10 +124,11 @@ class Passage:
             into.assign(plain.block({**frozen, **learnt}, layer, x)).realize()
 
         def back(
-            x: Tensor, given: Tensor, into: Tensor, first: Tensor, chance: Tensor, frozen: Named,
-            learnt: Named, gradients: Named,
+            x: Tensor, given: Tensor, into: Tensor, first: Tensor, chance: Tensor,
+            results: list[Tensor], frozen: Named, learnt: Named, gradients: Named,
         ) -> None:  # fmt: skip
             learning.rows = Rows(first, chance)
+            learning.results = Results(results, made=True) if results else None
             y = learning.block({**frozen, **learnt}, layer, x)
             found = y.gradient(x, *learnt.values(), gradient=given)
             changed = [into.assign(found[0])]
@@ -134,6 +137,18 @@ class Passage:
             Tensor.realize(*changed)
 
         return Steps(TinyJit(forward), TinyJit(evaluate), TinyJit(back))
+
+    def _transformer(self, forms: Mapping[str, Form], dropout: float = 0.0) -> TrainedTransformer:
+        return TrainedTransformer(
+            self.config, self.operations, self.shape[1], forms, self.network.scale, dropout
+        )
+
+    def _sizes(self, part: Part, layer: Layer) -> list[int]:
+        """Of the results of a layer, found by a look at what would be computed."""
+        tried, sizes = self._transformer(part.forms), Sizes()
+        tried.rows, tried.results = Rows(self._first, self._chance), sizes
+        tried.block({**part.frozen, **part.learnt}, layer, self._kept[0])
+        return sizes.noted
 
     def _forward(self, batch: Batch, chance: int | None) -> None:
         write(self._first, batch.first)
@@ -144,7 +159,8 @@ class Passage:
                 steps.evaluate(x, into, self._first, part.frozen, part.learnt)
                 continue
             self._seed(chance, index)
-            steps.forward(x, into, self._first, self._chance, part.frozen, part.learnt)
+            results = self._results[index]
+            steps.forward(x, into, self._first, self._chance, results, part.frozen, part.learnt)
 
     def _seed(self, chance: int, layer: int) -> None:
         """Dropout differs from layer to layer."""

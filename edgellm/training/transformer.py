@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tinygrad import Tensor, dtypes
@@ -10,7 +11,7 @@ from tinygrad import Tensor, dtypes
 from edgellm.config import Config, Layer
 from edgellm.model import Block, Position, Transformer
 from edgellm.training.names import LOW, UP
-from edgellm.training.operations import Attention, Form, Operations
+from edgellm.training.operations import Attention, Form, Operations, Place
 
 
 @dataclass(frozen=True)
@@ -24,13 +25,36 @@ class Rows:
     """(1,), uint32: what dropout draws from."""
 
 
+class Results:
+    """Where a layer's products and attention are kept, in the order in which they are computed."""
+
+    def __init__(self, memory: Iterable[Tensor], made: bool) -> None:
+        """`made`: they stand there already."""
+        self._memory, self._made = iter(memory), made
+
+    def place(self, shape: tuple[int, ...]) -> Place | None:
+        return Place(next(self._memory).reshape(shape), self._made)
+
+
+class Sizes(Results):
+    """Notes down how many numbers each of them is."""
+
+    def __init__(self) -> None:
+        super().__init__((), made=False)
+        self.noted: list[int] = []
+
+    def place(self, shape: tuple[int, ...]) -> None:
+        self.noted.append(math.prod(shape))
+
+
 class TrainedTransformer(Transformer):
     """Layers of one kind, or the head, over Tensors in `forms` (frozen, packed) or not (learning).
 
-    `rows` is set before a layer is computed.
+    `rows` is set before a layer is computed, and `results` where they are kept.
     """
 
     rows: Rows
+    results: Results | None = None
 
     def __init__(
         self,
@@ -65,17 +89,26 @@ class TrainedTransformer(Transformer):
 
     def _projected(self, x: Tensor, block: Block, name: str, index: int) -> Tensor:
         weight, form = block[f"{name}.weight"], self.forms.get(f"{name}.weight")
+        place = self._place(
+            int(x.shape[0]), int(weight.shape[0] if form is None else form.shape[0])
+        )
         if form is None:
-            return self.affine(self.operations.product(x, weight, turned=True), block, name)
+            y = self.operations.product(x, weight, turned=True, place=place)
+            return self.affine(y, block, name)
         if f"{name}.{LOW}" not in block:
-            return self.affine(self.operations.linear(x, weight, form), block, name)
+            return self.affine(self.operations.linear(x, weight, form, place=place), block, name)
         up = block[f"{name}.{UP}"]
         seen = self._thinned(x, index) if self.dropout else x
         low = self.operations.product(seen, block[f"{name}.{LOW}"], turned=True) * self.scale
         if f"{name}.scale" in block:  # which is the matrix's own, not the adapter's
-            y = self.affine(self.operations.linear(x, weight, form), block, name)
+            y = self.operations.linear(x, weight, form, place=place)
+            y = self.affine(y, block, name)
             return y + self.operations.product(low, up, turned=True)
-        return self.affine(self.operations.linear(x, weight, form, low, up), block, name)
+        y = self.operations.linear(x, weight, form, low, up, place)
+        return self.affine(y, block, name)
+
+    def _place(self, *shape: int) -> Place | None:
+        return self.results.place(shape) if self.results else None
 
     def _thinned(self, x: Tensor, index: int) -> Tensor:
         """x with a share of its values left out and the others made larger by as much.
@@ -90,6 +123,9 @@ class TrainedTransformer(Transformer):
             bits = (bits ^ (bits >> shift)) * factor
         kept = (bits ^ (bits >> 16)) >= int(self.dropout * 2**32)
         return kept.reshape(x.shape).where(x * (1 / (1 - self.dropout)), 0.0)
+
+    def gated(self, gate: Tensor, up: Tensor) -> Tensor:
+        return self.operations.gated(gate, up, self.config.activation)
 
     def products(self, x: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
         """The head's product: of rows (N, D) with the one matrix there is."""
@@ -116,7 +152,8 @@ class TrainedTransformer(Transformer):
         )
         # (B, T, heads, C) each, as they came from their products.
         q, k, v = (part.transpose(1, 2) for part in (q, k, v))
-        out = self.operations.attend(q, k, v, self.rows.first, how)
+        place = self._place(*map(int, q.shape))
+        out = self.operations.attend(q, k, v, self.rows.first, how, place)
         return out.reshape(batch, count, heads * width)
 
     def convolve(
