@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,10 +32,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Data:
-    """Samples as rows: to learn, and held out."""
+    """Samples as rows: to learn, held out, and known already, which are rehearsed."""
 
     rows: list[Row]
     held_out: list[Row]
+    known: list[Row]
     samples: int
     cut: int
     """Samples that were longer than a row."""
@@ -64,12 +66,14 @@ class Tuning:
         settings: Settings,
         *,
         held_out: str | Path | None = None,
+        rehearsed: str | Path | None = None,
         device: str = "cpu",
         threads: int | None = None,
         max_bytes: int | None = None,
     ) -> None:
         """Reads and checks all input. `held_out` is a file of samples to look at, instead of a
-        share of the data. Raises EdgeError of all kinds."""
+        share of the data; `rehearsed` one of samples that the model knows, each of which comes once
+        between the others. Raises EdgeError of all kinds."""
         settings.check()
         self.base = _opened(model)
         backend = runtime.backend(device)
@@ -78,7 +82,8 @@ class Tuning:
         self._backend, self._threads = backend, threads
         length = min(settings.length, runtime.context_for(self.base, settings.length))
         self.settings = replace(settings, length=length)
-        self.data = read_data(self.base, data, self.settings, held_out)
+        self.data = read_data(self.base, data, self.settings, held_out, rehearsed)
+        self._order = lru_cache(2)(packed_rows.order)
         self._shapes = self._learnt_shapes()
         self.forecast = self._forecast(max_bytes)
 
@@ -102,11 +107,17 @@ class Tuning:
         """Numbers that are learnt."""
         return sum(math.prod(shape) for shape in self._shapes.values())
 
+    @property
+    def _learning(self) -> int:
+        """Rows to learn in all epochs."""
+        return math.ceil(self.settings.epochs * len(self.data.rows))
+
     def _forecast(self, max_bytes: int | None) -> Forecast:
-        settings, rows = self.settings, len(self.data.rows)
-        wanted = min(max(settings.batch // settings.length, 1), rows)
+        settings, rows = self.settings, self._learning + len(self.data.known)
+        fitting = len(self.data.rows) + len(self.data.known)
+        wanted = min(max(settings.batch // settings.length, 1), fitting)
         shape, nbytes = estimate.fit(self.base, wanted, settings.length, self._shapes, max_bytes)
-        steps = settings.steps or max(math.ceil(settings.epochs * rows / wanted), 1)
+        steps = settings.steps or max(math.ceil(rows / wanted), 1)
         a_token = estimate.seconds_per_token(self.base, settings.full, shape)
         looked = min(settings.looks + 1, steps) * len(self.data.held_out) / 3
         seconds = a_token * settings.length * (steps * wanted + looked)
@@ -154,19 +165,24 @@ class Tuning:
         return low_rank.first_values(chosen, self.settings.rank, self.settings.seed)
 
     def _batches(self, step: int) -> Iterable[Batch]:
-        """A step's: the rows of an epoch in its order, then those of the next."""
-        forecast, rows = self.forecast, self.data.rows
+        forecast = self.forecast
         count = forecast.together * forecast.shape.rows
-        places = range(step * count, (step + 1) * count)
-        orders = {
-            epoch: packed_rows.order(len(rows), self.settings.seed, epoch)
-            for epoch in {place // len(rows) for place in places}
-        }
-        picked = [rows[orders[place // len(rows)][place % len(rows)]] for place in places]
+        picked = [self._row(place) for place in range(step * count, (step + 1) * count)]
         return [
             packed_rows.batch(some, forecast.shape.rows, forecast.shape.length)
             for some in _cut(picked, forecast.shape.rows)
         ]
+
+    def _row(self, place: int) -> Row:
+        """One of the whole training: those of an epoch in its order, then those of the next, and
+        evenly between them the rehearsed ones."""
+        rows, known, seed = self.data.rows, self.data.known, self.settings.seed
+        every = len(known) + self._learning
+        before = place * len(known) // every
+        if (place + 1) * len(known) // every > before:
+            return known[before % len(known)]
+        epoch, at = divmod(place - before, len(rows))
+        return rows[self._order(len(rows), seed, epoch)[at]]
 
     def identity(self) -> dict[str, object]:
         """What must be the same for a training to go on."""
@@ -212,9 +228,13 @@ def train(
 
 
 def read_data(
-    base: Checkpoint, path: str | Path, settings: Settings, held_out: str | Path | None
+    base: Checkpoint,
+    path: str | Path,
+    settings: Settings,
+    held_out: str | Path | None = None,
+    rehearsed: str | Path | None = None,
 ) -> Data:
-    """The samples of a file for a model, checked. Raises FormatError with the line, UsageError."""
+    """The samples of files for a model, checked. Raises FormatError with the line, UsageError."""
     if base.tokenizer is None:
         raise FormatError(base.path, "tokenizer", None, "the model needs its vocabulary")
     reader = Reader(tokenizer.make(base.tokenizer), chat.for_model(base))
@@ -229,13 +249,15 @@ def read_data(
         looked, samples = shuffled[:count], shuffled[count:]
     if not samples:
         raise UsageError(f"{path}: no sample has anything to learn within {length} tokens")
+    known = packed_rows.cut(reader.read(rehearsed), length)[0] if rehearsed is not None else []
     digest = hashlib.sha256()
-    for sample in (*samples, *looked):
+    for sample in (*samples, *looked, *known):
         digest.update(sample.tokens.tobytes() + sample.learnt.tobytes())
     pack = packed_rows.pack
     return Data(
         pack(samples, length, settings.seed, settings.together),
         pack(looked, length, settings.seed, settings.together),
+        pack(known, length, settings.seed, settings.together),
         len(samples),
         longer,
         digest.hexdigest(),

@@ -213,3 +213,28 @@ def test_less_memory_makes_smaller_batches(tmp_path: Path) -> None:
     assert tight.shape.rows < plain.shape.rows
     assert tight.nbytes < plain.nbytes < roomy.nbytes
     assert tight.shape.rows * tight.together == plain.shape.rows * plain.together
+
+
+def test_what_is_known_comes_once_evenly_between_what_is_new(tmp_path: Path) -> None:
+    data, known = chats(tmp_path / "chats.jsonl"), tmp_path / "known.jsonl"
+    known.write_text("".join(json.dumps({"text": f"known {n}"}) + "\n" for n in range(30)))
+    settings = Settings(length=64, batch=256, epochs=3, held_out=0, together=False)
+    tuning = Tuning(runtime.default_model(), data, settings, rehearsed=known)
+    new, old = len(tuning.data.rows), len(tuning.data.known)
+    assert old == 30
+    wanted = [sample.tokens.tobytes() for row in tuning.data.known for sample in row]
+    assert tuning.forecast.steps == -(-(3 * new + old) // 4)
+    batches = [batch for step in range(tuning.forecast.steps) for batch in tuning._batches(step)]
+    rows = [row[row >= 0] for batch in batches for row in batch.tokens]
+    places = []
+    for place, row in enumerate(rows[: 3 * new + old]):
+        found = [at for at, tokens in enumerate(wanted) if row.tobytes().startswith(tokens[:-4])]
+        places += [place] * bool(found)
+    assert len(places) == old
+    gaps = np.diff(places)
+    assert gaps.max() - gaps.min() <= 1
+    plain = Tuning(runtime.default_model(), data, settings)
+    assert plain.data.sha256 != tuning.data.sha256
+    known.write_text("")
+    with pytest.raises(FormatError, match="known"):
+        Tuning(runtime.default_model(), data, settings, rehearsed=known)

@@ -30,7 +30,7 @@ examples:
   edgellm tune model.gguf notes.txt -o adapter.gguf --epochs 1 -c 512
   edgellm tune model.gguf chats.jsonl -o adapter --max-ram 2G --patience 3
   edgellm tune model.gguf chats.jsonl -o adapter --resume
-  edgellm tune small.gguf chats.jsonl -o changed.gguf --full
+  edgellm tune small.gguf chats.jsonl -o changed.gguf --full --rehearse known.jsonl
 
 DATA is JSON Lines, one sample a line, {"messages": […]} as OpenAI has it (all answers are learnt),
 {"prompt": "…", "completion": "…"} or {"text": "…"}; or plain text. Chats are put into the model's
@@ -61,6 +61,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
             help=f"{text} (default: {default:g})")  # fmt: skip
     add("--no-packing", action="store_true", help="one sample a row")
     add("--val-file", metavar="FILE", help="samples to look at, instead of a share of DATA")
+    add(
+        "--rehearse",
+        metavar="FILE",
+        help="samples that the model knows: each comes once between the others, against forgetting",
+    )
     add("--full", action="store_true", help="train every weight; writes a whole model as GGUF")
     add("--max-ram", type=amount, metavar="SIZE", help="memory that may be taken, such as 2G")
     add("--save-every", type=float, default=3.0, metavar="MIN",
@@ -115,6 +120,7 @@ def main(options: argparse.Namespace) -> int:
         options.data,
         settings(options),
         held_out=options.val_file,
+        rehearsed=options.rehearse,
         device=options.device,
         threads=options.threads,
         max_bytes=most,
@@ -185,10 +191,11 @@ def tell(tuning: Tuning) -> None:
     data, forecast = tuning.data, tuning.forecast
     looked = sum(map(len, data.held_out))
     cut = f", {data.cut} of them longer than a row" if data.cut else ""
+    known = f", {sum(map(len, data.known))} rehearsed" if data.known else ""
     rows = forecast.together * forecast.shape.rows
     print(
         f"{data.samples} samples in {len(data.rows)} rows of {forecast.shape.length} tokens{cut}, "
-        f"{looked} held out\n"
+        f"{looked} held out{known}\n"
         f"{tuning.learnt_count:,} numbers to learn; {forecast.steps} steps of {rows} rows, "
         f"{forecast.shape.rows} at once\n"
         f"estimate: {size(forecast.nbytes)} of memory, {duration(forecast.seconds)}",
