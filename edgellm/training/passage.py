@@ -4,8 +4,8 @@ Strategy: layers of the same kind share captured steps, which take their weights
 deep model starts as fast as a shallow one. Of the way forward only each layer's input is kept; the
 way back computes a layer anew before it goes back through it, so that one layer's activations are
 in memory at a time (Chen et al. 2016, arXiv:1604.06174). Where there is room, what a layer's
-products and attention gave is kept, too: little is left to compute anew, and a quarter of the time
-is saved. The head sees only the positions whose next token is to be learnt, some at a time.
+products and attention gave is kept, too: little is left to compute anew, and a seventh of the
+time is saved. The head sees only the positions whose next token is to be learnt, some at a time.
 """
 
 from __future__ import annotations
