@@ -35,7 +35,7 @@ emulation: $(VENV)/.developing  ## get an aarch64 Python, run every family of mo
 bench: $(VENV)/.developing  ## measure speed; PEER_PYTHON=python has llama-cpp-python
 	$(BIN)/python tests/benchmarks/speed_table.py build/shapes $(PEER_PYTHON)
 
-model: $(VENV)/.developing  ## train the model inside the package anew (about an hour on two cores)
+model: $(VENV)/.developing  ## train the model inside the package anew (about two hours on two cores)
 	mkdir -p build
 	$(BIN)/python -m edgellm.training.default_model edgellm/default_model.gguf \
 	  --state build/default_model.zip

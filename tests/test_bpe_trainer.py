@@ -41,6 +41,17 @@ def test_common_words_become_one_piece() -> None:
     assert len(READER.encode(" lamp")) == 1
 
 
+def test_a_word_has_the_same_pieces_after_a_space_and_after_a_quote() -> None:
+    texts = ['water the roses, "roses"|"tomatoes"', "water the tomatoes", "pick roses"] * 3
+    reader = tokenizer.make(bpe_trainer.train(texts, 320))
+
+    def pieces(text: str) -> list[bytes]:
+        return [reader.piece(token).strip() for token in reader.encode(text)]
+
+    for word in ("roses", "tomatoes", "water", "rosettes"):
+        assert [piece for piece in pieces(f" {word}") if piece] == pieces(word)
+
+
 def test_training_is_repeatable() -> None:
     assert bpe_trainer.train(TEXTS, 300, ["<|im_end|>", "<|im_start|>"]) == DATA
 

@@ -22,7 +22,7 @@ from edgellm.training.schedule import Schedule
 from edgellm.training.trial import Case, Turn
 
 MOST_BYTES = 5_000_000
-EXACT = {0.0: 0.6, 1.0: 0.5}
+EXACT = {0.0: 0.7, 1.0: 0.55}
 """The least share of exact calls where phrasings are held out, of devices that are composed and of
 those of the catalogue; `make evaluate` measures all of it."""
 LOSSES = Path(__file__).parent / "data" / "training" / "default_model.json"

@@ -169,7 +169,7 @@ def test_the_template_takes_whatever_a_tool_may_declare() -> None:
     prompt = Chat(TEMPLATE).render(messages, tools=[{"type": "function", "function": function}])
     lists = json.dumps(schema["properties"]["list"])  # type: ignore[index]
     wanted = f'f (list?: {lists}, level?: 1|2.5|true|null|"high", free?: number) #1'
-    end = f"user\na<|im_end|>\n<|im_start|>tools\n{wanted}<|im_end|>\n<|im_start|>assistant\n"
+    end = f"user\na<|im_end|>\n<|im_start|>tools\t{wanted}<|im_end|>\n<|im_start|>assistant\n"
     assert prompt.endswith(end)
     assert prompt.count("<|im_start|>tools") == 1
 
@@ -256,7 +256,7 @@ def test_the_newest_question_is_told_from_earlier_ones(lessons: list[Lesson]) ->
     marks = 0
     for made in lessons[:60]:
         text = "".join(piece.text for piece in rows.pieces(made.tools, made.turns))
-        asked = re.findall(rf"{re.escape(CONTROL[1])}(user|earlier|tools)\n", text)
+        asked = re.findall(rf"{re.escape(CONTROL[1])}(user|earlier|tools)[\n\t]", text)
         assert asked == [rows.EARLIER] * (len(made.turns) - 1) + [rows.NEWEST, rows.DECLARED]
         marks += len(asked)
     assert marks > 200

@@ -20,7 +20,12 @@ from edgellm.training.evidence import (
     HIGH,
     LINE,
     MEANT,
+    OPTION,
+    QUOTED,
+    SAID,
     SPOKEN_FOR,
+    Head,
+    Lexicon,
     Marks,
     channels,
 )
@@ -34,11 +39,17 @@ CONFIG = llama(2 * WORDS, 192, 4, 6, 3, 128, 256, 1e8)
 PLACES = [token // 2 for token in range(CONFIG.vocab)]  # two tokens of each word
 MARKS = Marks(begins=80, asks=82, declares=84, breaks=86)
 EARLIER, ANSWERS, ENDS, HASH, NUMBER = 88, 90, 92, 94, 96
+QUOTE = 114
+LEXICON = Lexicon(
+    PLACES,
+    named=[token < MARKS.begins for token in range(CONFIG.vocab)],
+    quotes=[token // 2 == QUOTE // 2 for token in range(CONFIG.vocab)],
+)
 FLAGS = (116, 118)
 KINDS: tuple[set[int], ...] = (
-    {ASKED, DECLARED, LINE},
+    {ASKED, DECLARED, LINE, QUOTED},
     {EVIDENCE},
-    {MEANT},
+    {MEANT, SAID},
     set(),
 )
 """What each layer writes of the channels that are kept."""
@@ -58,7 +69,7 @@ AFFINITY = made_up()
 OWN = channels(AFFINITY)
 BEFORE = [asked * 4 for asked in (7, 8)]
 QUESTION = [0, 50, 12, 4, 54]  # of things 0, 3 and 1, and two of none
-LINES = [[2, 60, 30], [62, 34, 22, 64], [14, 7, 66], [36, 68, 15, 61], [63, 20, 10]]
+LINES = [[2, 60, 30], [62, 34, 22, 64], [14, 7, 66], [36, 68, 15, 61], [63, QUOTE, 20, 10]]
 """Words of the first two go with those that were asked before, one of the last with one of the
 second."""
 
@@ -101,7 +112,7 @@ def streams(weights: Weights, tokens: list[int]) -> list[Array]:
 
 @pytest.fixture(scope="module")
 def prepared() -> Prepared:
-    return prepared_weights(CONFIG, PLACES, AFFINITY, MARKS, FLAGS, 3)
+    return prepared_weights(CONFIG, LEXICON, AFFINITY, MARKS, FLAGS, 3)
 
 
 @pytest.fixture(scope="module")
@@ -121,8 +132,18 @@ def check(weights: Weights, question: list[int]) -> None:
     last, words = streams(weights, prompt.tokens)[-1], wanted(prompt, question)
     for place in prompt.lines:
         np.testing.assert_allclose(last[place, EVIDENCE], words[place], rtol=0.15, atol=0.12)
-        mean = last[place, EVIDENCE].mean() * SPOKEN_FOR
-        assert last[place, MEANT][-1] == pytest.approx(mean, rel=0.3, abs=0.15)
+    check_meant(last, prompt)
+
+
+def check_meant(last: Array, prompt: Prompt) -> None:
+    """What a line's end notes is the mean evidence of its words, weighed unequally by how long
+    their streams are."""
+    found = last[[place.stop - 1 for place in prompt.lines], MEANT]
+    means = np.array([last[place, EVIDENCE].mean() for place in prompt.lines]) * SPOKEN_FOR
+    np.testing.assert_array_less(np.abs(np.log2((found + 0.15) / (means + 0.15))), 1.2)
+    spoken_for = means > 0.8
+    if spoken_for.any():
+        assert found[spoken_for].min() > 2 * found[~spoken_for].max()
 
 
 def check_which(last: Array, prompt: Prompt) -> None:
@@ -157,15 +178,9 @@ def test_declarations_are_read_in_the_light_of_each_question(weights: Weights) -
         check(weights, question)
 
 
-def test_first_lines_of_all_are_met_less_closely(weights: Weights) -> None:
-    """How long the stream is then weighs the words of a line unequally."""
+def test_an_earlier_question_changes_nothing(weights: Weights) -> None:
     prompt = Prompt.of([], QUESTION, LINES)
-    last = streams(weights, prompt.tokens)[-1]
-    found = last[[place.stop - 1 for place in prompt.lines], MEANT]
-    means = np.array([last[place, EVIDENCE].mean() for place in prompt.lines]) * SPOKEN_FOR
-    assert (found < 3 * means).all()
-    assert (found > means / 3).all()
-    assert found[[0, 2, 3]].min() > 2 * found[[1, 4]].max()
+    check_meant(streams(weights, prompt.tokens)[-1], prompt)
 
 
 def test_lines_dont_count_for_each_other(weights: Weights) -> None:
@@ -178,9 +193,38 @@ def test_lines_dont_count_for_each_other(weights: Weights) -> None:
         for index, place in enumerate(plain.lines):
             moved = (after - before)[place.stop - 1, MEANT]
             if index == changed:
-                assert moved > 0.9
+                assert moved > 0.5
             else:
                 assert abs(moved) < 0.2
+
+
+def test_words_of_the_question_are_known_again(weights: Weights) -> None:
+    """Other tokens of the same words, not words that go with them."""
+    lines = [[51, 62, 3], [1, 55, 64], [2, 6]]
+    prompt = Prompt.of([66, 64], QUESTION, lines)
+    last = streams(weights, prompt.tokens)[-1]
+    again = {PLACES[token] for token in QUESTION}
+    for place in prompt.lines:
+        for at in range(place.start + 1, place.stop - 1):
+            said = PLACES[prompt.tokens[at]] in again
+            assert last[at, SAID] == pytest.approx(HIGH if said else 0, abs=0.6)
+
+
+def test_a_quote_finds_the_quoted_word_that_is_said(weights: Weights) -> None:
+    lines = [[62, QUOTE, 64, QUOTE, 60], [30, QUOTE, 22, QUOTE, 51, QUOTE + 1, 66], [13, 55, 34]]
+    prompt = Prompt.of(BEFORE, QUESTION, lines)
+    option = Head.of(CONFIG, OPTION, 0)
+    for end, found in ((QUOTE, 51), (QUOTE + 1, 51)):
+        tokens = [*prompt.tokens, 70, end]
+        x = streams(weights, tokens)[OPTION] * EMBEDDING
+        for query in option.queries:
+            shares = attention(CONFIG, weights, x, OPTION)[0][query.start // CONFIG.head_dim][-1]
+            assert tokens[int(np.argmax(shares))] == found
+            assert shares.max() > 0.8
+    nothing = Prompt.of(BEFORE, [64, 22], [[62, QUOTE, 60], [30, QUOTE, 50]])
+    x = streams(weights, [*nothing.tokens, QUOTE])[OPTION] * EMBEDDING
+    shares = attention(CONFIG, weights, x, OPTION)[0][0][-1]
+    assert sum(shares[at] for at, token in enumerate(nothing.tokens) if token == MARKS.begins) > 0.8
 
 
 def test_nothing_else_writes_what_is_kept(weights: Weights) -> None:
@@ -202,7 +246,10 @@ def test_evidence_stays_whatever_else_is_learnt(prepared: Prepared, weights: Wei
     for name, values in weights.items():
         kept = prepared.kept.get(name, np.zeros(values.shape, bool))
         assert kept.shape == values.shape
-        assert not kept.all()
+        assert not kept.all() or name.endswith(("attn_q.weight", "attn_k.weight"))
+        if kept.all():
+            changed[name] = values
+            continue
         noise = 0.3 * values[~kept].std() + (0.1 if values.ndim == 1 else 0)
         changed[name] = values + ~kept * noise * rng.standard_normal(values.shape)
     prompt = Prompt.of(BEFORE, QUESTION, LINES)

@@ -75,7 +75,7 @@ def test_turns_that_a_template_shows_otherwise_later_are_samples_of_their_own(
     own = Reader(reader.tokenizer, chat.Chat(prompt_form.TEMPLATE))
     sample = {"messages": messages, "tools": [tool]}
     first, second = own.read(lines(tmp_path / "a.jsonl", sample))
-    shown = "<|im_start|>tools\nlamp: Switches it #1<|im_end|>\n"
+    shown = "<|im_start|>tools\tlamp: Switches it #1<|im_end|>\n"
     for found, learnt in ((first, "OK, done.<|im_end|>"), (second, "Done.<|im_end|>")):
         whole, answer = texts(own, found)
         assert (whole.count(shown), answer) == (1, learnt)

@@ -71,8 +71,8 @@ class _Batch:
 
 def learn(requests: Sequence[Request], words: int, channels: int, seed: int,
           steps: int = STEPS) -> Affinity:  # fmt: skip
-    """The affinities of so many words. Of those that never occur, vectors are 0, and worth and null
-    what all begin with."""
+    """The affinities of so many words. Of those that never occur, vectors and worth are 0, and null
+    is what all begin with."""
     rng = np.random.default_rng(seed)
     deviation = (LENGTH / channels) ** 0.5
     table = rng.normal(scale=deviation, size=(words, channels)).astype(np.float32)
@@ -98,7 +98,8 @@ def learn(requests: Sequence[Request], words: int, channels: int, seed: int,
             occurs[list(choice)] = True
     table[~occurs] = 0
     turned = table @ np.linalg.svd(table, full_matrices=False)[2].T
-    return Affinity(turned, np.logaddexp(0, parameters[1]), parameters[2])
+    worth = np.where(occurs, np.logaddexp(0, parameters[1]), 0).astype(np.float32)
+    return Affinity(turned, worth, parameters[2])
 
 
 def _batches(requests: Sequence[Request], rng: np.random.Generator) -> Iterator[_Batch]:

@@ -15,6 +15,9 @@ _VISIBLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
 _HIDDEN = sorted(set(range(256)) - set(_VISIBLE))
 CHARACTERS = {b: chr(b) for b in _VISIBLE} | {b: chr(0x100 + i) for i, b in enumerate(_HIDDEN)}
 """How byte-level vocabularies spell each byte: printable Latin-1 as it is, the rest from U+0100."""
+SPACE = CHARACTERS[0x20]
+WITHOUT_SPACE = 0.6
+"""The share of pieces that begin without a space."""
 
 
 def train(
@@ -27,14 +30,22 @@ def train(
 ) -> TokenizerData:
     """A vocabulary of at most `size` pieces for `texts`, cut into words as `pre` does.
 
-    All 256 bytes are pieces, so every text can be encoded. The commonest
-    pair of neighbours is merged until the size is reached or no pair occurs `least` times; among
-    equally common pairs the first in code point order. `control` tokens come first, the first of
-    them being the end of generation; `marks`, tokens wherever they stand, come last.
+    All 256 bytes are pieces, so every text can be encoded. The commonest pair of neighbours is
+    merged until there are enough or no pair occurs `least` times; among equally common pairs the
+    first in code point order. Spaces before words take part only after that, in what is left of the
+    size: so a word has the same pieces after a space as after a quote, and can be told to be the
+    same. `control` tokens come first, the first of them being the end of generation; `marks`,
+    tokens wherever they stand, come last.
     """
-    spelled = _spelled(texts, pre)
+    bare, spaced = _spelled(texts, pre)
     tokens = [*control, *(CHARACTERS[byte] for byte in range(256))]
-    merges = _merges(spelled, size - len(tokens) - len(marks), least)
+    room = size - len(tokens) - len(marks)
+    merges = _merges(list(bare.values()), round(room * WITHOUT_SPACE), least)
+    first: Counter[str] = Counter()
+    for word, count in spaced.items():
+        first[bare[word][0][0]] += count
+    common = sorted(first.items(), key=lambda item: (-item[1], item[0]))
+    merges += [(SPACE, piece) for piece, count in common if count >= least][: room - len(merges)]
     tokens += [left + right for left, right in merges]
     types = [CONTROL] * len(control) + [NORMAL] * (len(tokens) - len(control))
     return TokenizerData(
@@ -47,12 +58,25 @@ def train(
     )
 
 
-def _spelled(texts: Iterable[str], pre: str) -> list[tuple[list[str], int]]:
-    """The words of texts as bytes, and how often each occurs."""
+def _spelled(
+    texts: Iterable[str], pre: str
+) -> tuple[dict[str, tuple[list[str], int]], Counter[str]]:
+    """The words of texts without a space before them, as bytes, and how often each occurs; and how
+    often each with a space."""
     counts: Counter[str] = Counter()
     for text in texts:
         counts.update(words(text, PRE_TOKENIZERS[pre]))
-    return [([CHARACTERS[byte] for byte in word.encode()], count) for word, count in counts.items()]
+    bare: Counter[str] = Counter()
+    spaced: Counter[str] = Counter()
+    for word, count in counts.items():
+        stripped = word[1:] if word[0] == " " and word[1:] else word
+        bare[stripped] += count
+        if stripped != word:
+            spaced[stripped] += count
+    spelled = {
+        word: ([CHARACTERS[byte] for byte in word.encode()], count) for word, count in bare.items()
+    }
+    return spelled, spaced
 
 
 def _merges(spelled: list[tuple[list[str], int]], most: int, least: int) -> list[Pair]:

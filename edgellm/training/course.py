@@ -16,6 +16,7 @@ from edgellm.training.network import Network
 from edgellm.training.optimiser import AdamW, Rule
 from edgellm.training.record import History, Look, Step
 from edgellm.training.schedule import Schedule
+from edgellm.training.tie import Tie
 
 
 class Listener(Protocol):
@@ -30,6 +31,16 @@ class Listener(Protocol):
 
 
 @dataclass(frozen=True)
+class Tied:
+    """When the rows of the head learn in common: see `Tie`."""
+
+    share: float
+    """Of the learning rate."""
+    after: int = 0
+    """Steps before the first."""
+
+
+@dataclass(frozen=True)
 class Plan:
     """What a training does besides its batches."""
 
@@ -39,6 +50,7 @@ class Plan:
     """Steps between two looks at held-out samples; 0: only at the end."""
     patience: int = 0
     """Looks without a better loss after which training ends; 0: it goes on."""
+    tied: Tied | None = None
 
 
 class Course:
@@ -58,6 +70,7 @@ class Course:
     ) -> None:
         self.network, self.plan, self.seed = network, plan, seed
         self.optimiser = AdamW([*network.layers, network.top], plan.rule)
+        self.tie = Tie(network.top, plan.rule) if plan.tied else None
         self.history = History()
         self.best: dict[str, NDArray[np.float32]] = {}
         """What had been learnt at the best look."""
@@ -103,7 +116,9 @@ class Course:
                 return False
             chance = (self.seed * 1000003 + step * 1009 + index) & 0xFFFFFFFF
             loss += self.network.learn(batch, 1 / max(wanted, 1), chance)
-        rate = self.plan.schedule.rate(step)
+        rate, tied = self.plan.schedule.rate(step), self.plan.tied
+        if self.tie and tied and step >= tied.after:
+            self.tie.step(tied.share * rate)
         self.optimiser.step(rate)
         tokens = sum(batch.tokens.size for batch in batches)
         seconds = time.monotonic() - began

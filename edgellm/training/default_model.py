@@ -67,14 +67,18 @@ def course(config: Config, prepared: Prepared, reader: Tokenizer, seed: int) -> 
     """The training at its beginning."""
     backend = runtime.backend("cpu")
     assert isinstance(backend, TrainingBackend)
-    from edgellm.training.course import Course, Plan
+    from edgellm.training.course import Course, Plan, Tied
     from edgellm.training.network import Network
     from edgellm.training.optimiser import Rule
 
     network = Network(
         config, {}, backend.training(), prepared.weights, kept=prepared.kept, roomy=True
     )
-    plan = Plan(device_course.SCHEDULE, Rule(beta2=0.98, decay=0.02))
+    plan = Plan(
+        device_course.SCHEDULE,
+        Rule(beta2=0.98, decay=0.02),
+        tied=Tied(device_course.TIED_SHARE, device_course.TIED_AFTER),
+    )
     return Course(network, plan, lambda step: [device_course.batch(seed, reader, step)])
 
 

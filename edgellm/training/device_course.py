@@ -12,7 +12,7 @@ from edgellm.training import affinity, bpe_trainer
 from edgellm.training.devices import lesson, rows
 from edgellm.training.devices.device import CATALOGUED
 from edgellm.training.devices.rows import LESSONS, Mix
-from edgellm.training.evidence import Marks
+from edgellm.training.evidence import Lexicon, Marks
 from edgellm.training.prepared_weights import Prepared, llama, prepared_weights
 from edgellm.training.prompt_form import CONTROL, MARK
 from edgellm.training.schedule import Schedule
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from edgellm.tokenizer import Tokenizer, TokenizerData
     from edgellm.training.batch import Batch
 
-VOCABULARY = 3072
+VOCABULARY = 4096
 DIM, LAYERS, HEADS, KV_HEADS, HIDDEN = 192, 6, 6, 3, 512
 CONTEXT = 1024
 THETA = 1e8
@@ -30,14 +30,17 @@ THETA = 1e8
 REQUESTS, CHANNELS = 80_000, 20
 """Lessons from which the affinities of words are learnt, and of how many channels these are."""
 
-SCHEDULE = Schedule(7500, 6e-4, warm_up=100, level=0.27, floor=0.02)
+SCHEDULE = Schedule(17000, 6e-4, warm_up=100, level=0.2824, floor=0.02)
 MIXES = (
     (300, Mix(0.2, 0.25)),
-    (2900, LESSONS),
     (6000, Mix(0.03, CATALOGUED, fewer=0.8)),
+    (12000, Mix(0.08, CATALOGUED, fewer=0.8, varied=0.5, joint=0.12)),
     (None, LESSONS),
 )
 """What is taught, up to which step."""
+TIED_SHARE, TIED_AFTER = 0.4, 9300
+"""The learning rate of what the rows of the head learn in common, in shares of the others', and
+after how many steps it begins: without it, words that are hardly ever repeated never are."""
 SHAPE = (4, 512)
 """Rows of a batch, tokens of a row."""
 
@@ -71,16 +74,21 @@ def start(
     learnt = affinity.learn(asked, len(places), CHANNELS, seed, steps)
     first = [vocabulary.encode(text, parse_special=True)[0] for text in rows.MARKS]
     wanted, other = (vocabulary.encode(mark)[0] for mark in (rows.WANTED, rows.OTHER))
-    return config, prepared_weights(config, words, learnt, Marks(*first), (wanted, other), seed)
+    named = [any(map(str.isalpha, word)) and not word.startswith("control ") for word in said]
+    lexicon = Lexicon(words, named, [word == '"' for word in said])
+    marks = Marks(*first)
+    return config, prepared_weights(config, lexicon, learnt, marks, (wanted, other), seed)
 
 
 def _word(vocabulary: Tokenizer, token: int) -> str:
     """As what a token begins: numbers come after a hash where tools are declared, and after the
-    mark where they are called."""
+    mark where they are called; texts after quotes, with or without a bar."""
     if not vocabulary.piece(token):
         return f"control {token}"
     said = rows.word(vocabulary, token)
-    return "#" if said == MARK else said
+    if said == MARK:
+        return "#"
+    return said if said.strip('"|') else '"'
 
 
 def batch(seed: int, vocabulary: Tokenizer, step: int) -> Batch:

@@ -10,7 +10,6 @@ described by Olsson et al. 2022 (arXiv:2209.11895).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,24 +18,37 @@ from numpy.typing import NDArray
 from edgellm.config import Config, Layer, Rope
 from edgellm.training import evidence
 from edgellm.training.affinity import Affinity
-from edgellm.training.evidence import CONSTANT, HIGH, MEANT, Array, Head, Marks, Mask
+from edgellm.training.evidence import (
+    CONSTANT,
+    HIGH,
+    MEANT,
+    OPTION,
+    Array,
+    Head,
+    Lexicon,
+    Marks,
+    Mask,
+)
 
 Weights = dict[str, NDArray[np.float32]]
 
-EMBEDDING = 0.3
-"""Deviation of embeddings. Layers begin with adding little to them (`ADDED`): what a token is must
-be legible in all of them."""
+EMBEDDING = 1.0
+"""Deviation of embeddings. Layers begin with adding little to them (`ADDED`), and what they come to
+add stays of their size: what a token is must be legible in all of them, and what heads of
+`evidence` find must not fade."""
 SCORE = 0.02
 """Of the rows of the head, which begin as the embeddings, with noise: what is repeated is said."""
 SCORE_NOISE = 0.01
 ADDED = 0.1
 """What is added to the residual stream, of what would keep its deviation."""
-NOTED, REPEATED = 0.25, 0.2
+NOTED, REPEATED = 0.8, 0.65
 """What the heads add that note down and that repeat."""
 REPEATING = (1, 2)
 """The layers in which heads repeat, besides the last one."""
-CHOSEN = 1.5
+CHOSEN = 4.0
 """What the last layer's heads add, which prefer what is wanted, by PREFERENCE."""
+OFFERED = 1.5
+"""What the heads of layer OPTION add, which look for options."""
 PREFERENCE = 1.5
 SLOW = 0.3
 """Share of the quick half of rotary channels in heads that repeat: these turn with every position,
@@ -81,19 +93,18 @@ def llama(
 
 
 def prepared_weights(
-    config: Config, words: Sequence[int], affinity: Affinity, marks: Marks,
-    flags: tuple[int, int], seed: int,
+    config: Config, lexicon: Lexicon, affinity: Affinity, marks: Marks, flags: tuple[int, int],
+    seed: int,
 ) -> Prepared:  # fmt: skip
     """The weights of a Llama with a head of its own.
 
-    `words` has the place of each token's word among those that `affinity` knows: tokens of one word
-    begin alike. Of the tokens `flags`, the first is learnt in place of those that may be repeated,
-    the second of others: in the last layer, what foretells them counts.
+    Tokens of one word begin alike. Of the tokens `flags`, the first is learnt in place of those
+    that may be repeated, the second of others: in the last layer, what foretells them counts.
     """
     rng = np.random.default_rng(seed)
     weights, own = _plain(config, rng), evidence.channels(affinity)
     table = weights["token_embd.weight"]
-    common = rng.standard_normal((len(affinity.worth), config.dim))[np.array(words)]
+    common = rng.standard_normal((len(affinity.worth), config.dim))[np.array(lexicon.words)]
     single = rng.standard_normal(table.shape)
     table[:] = EMBEDDING * (ALIKE * common + (1 - ALIKE**2) ** 0.5 * single)
     scores = table * (SCORE / EMBEDDING)
@@ -102,11 +113,11 @@ def prepared_weights(
     scores[:, CONSTANT] = 0
     scores[flags[0], MEANT], scores[flags[1], MEANT] = BELIEVED, -BELIEVED
     weights["output.weight"] = scores
-    evidence.embed(table, marks, words, affinity, EMBEDDING)
+    evidence.embed(table, marks, lexicon, affinity, EMBEDDING, rng)
     evidence.keep_apart(weights, len(config.layers), own)
-    kept = evidence.write_heads(config, weights, affinity, EMBEDDING)
     _repeat(config, weights, own, rng)
     _prefer(config, weights, scores[flags[0]] - scores[flags[1]])
+    kept = evidence.write_heads(config, weights, affinity, EMBEDDING)
     return Prepared({name: values.astype(np.float32) for name, values in weights.items()}, kept)
 
 
@@ -158,6 +169,11 @@ def _repeat(config: Config, weights: dict[str, Array], own: int, rng: np.random.
         weights[noting.name("q")][rows] = _about(query, rng)
         weights[noting.name("output")][:, rows] = notes * NOTED
     slow = np.where(np.arange(width) < width // 2, SLOW, 1.0)[:, None]
+    option = Head.of(config, OPTION, 0)
+    copied = _directions(dim, width, own, rng)
+    weights[option.name("v")][option.keys] = copied.T
+    for rows in option.queries:
+        weights[option.name("output")][:, rows] = copied * OFFERED
     for index in (*REPEATING, len(config.layers) - 1):
         copied = _directions(dim, width, own, rng)
         repeating = Head.of(config, index, last)

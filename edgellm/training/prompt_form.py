@@ -3,8 +3,8 @@
     <|im_start|>user
     fan to 40<|im_end|>
     <|im_start|>tools
-    set fan: Sets the speed of the fan (percent: 0..100 %) #1
-    read temperature: Reads the temperature #2<|im_end|>
+        set fan: Sets the speed of the fan (percent: 0..100 %) #1
+        read temperature: Reads the temperature #2<|im_end|>
     <|im_start|>assistant
     [[call]]1 {"percent": 40}<|im_end|>
     <|im_start|>tool
@@ -13,10 +13,11 @@
     OK, done.<|im_end|>
 
 Each tool is read in the light of the newest question, and its number in that of all that is said of
-it: so a small model has only to find the number that fits best. Questions before it are the role
-`earlier`'s, so that it tells them from the newest one. Of what it has computed for the question
-before, only what came up to there is of use, which costs such a model milliseconds. A question that
-is all in capitals is shown in small letters.
+it: so a small model has only to find the number that fits best. Before each tool is a tab, by which
+it counts them, and no other (the lines of the above end before it for the eye alone). Questions
+before the newest are the role `earlier`'s, so that it tells them apart. Of what it has computed for
+the question before, only what came up to there is of use, which costs such a model milliseconds. A
+question that is all in capitals is shown in small letters.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ TEMPLATE = """\
 {%- for tool in tools -%}
 {%- set function = tool.function -%}
 {%- set schema = function.parameters | default({}) -%}
-{{ '\\n' }}{{ function.name | replace('_', ' ') }}
+{{ '\\t' }}{{ function.name | replace('_', ' ') }}
 {{- ': ' ~ function.description if function.description is defined and function.description }}
 {%- for name, of in (schema.properties | default({})).items() -%}
 {{ ', ' if not loop.first else ' (' }}{{ name }}\

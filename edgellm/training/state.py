@@ -41,6 +41,7 @@ def save(path: Path, course: Course, settings: Mapping[str, object]) -> None:
         **{f"learnt {name}": values for name, values in course.network.arrays().items()},
         **{f"best {name}": values for name, values in course.best.items()},
         **course.optimiser.arrays(),
+        **(course.tie.arrays() if course.tie else {}),
     }
     with (
         atomic_file.writing(path) as file,
@@ -102,3 +103,5 @@ def _restore(
         course.best = {name: array(f"best {name}", shape) for name, shape in shapes.items()}
     moments = {name: array(name, x.shape) for name, x in course.optimiser.arrays().items()}
     course.optimiser.restore(int(about["taken"]), moments)
+    if course.tie:
+        course.tie.restore({name: array(name, x.shape) for name, x in course.tie.arrays().items()})

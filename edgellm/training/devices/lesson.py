@@ -191,16 +191,27 @@ def report(ability: Ability, call: Call) -> str:
 
 
 def lesson(
-    rng: Random, turns: int, held: Held | None = None, catalogued: float = CATALOGUED
+    rng: Random,
+    turns: int,
+    held: Held | None = None,
+    catalogued: float = CATALOGUED,
+    varied: float = 0.0,
+    joint: float = 0.0,
 ) -> Lesson:
     """A conversation of at least so many turns with a device that `rng` makes up or, in a share of
-    cases, takes from the catalogue."""
-    from edgellm.training.devices.scenes import scene  # which makes turns of lessons
+    cases, takes from the catalogue; in a share of cases `varied`, in other words. A share `joint`
+    of what is asked is two commands, besides those that are so by chance."""
+    from edgellm.training.devices import variation
+    from edgellm.training.devices.scenes import scene, two  # which make turns of lessons
 
     held = held or Held()
-    found = Lesson(rng, device(rng, held.devices, catalogued), held)
+    one = device(rng, held.devices, catalogued)
+    if varied and rng.random() < varied:
+        one = variation.varied(one, rng)
+    found = Lesson(rng, one, held)
     while len(found.turns) < turns:
-        scene(found)
+        act = two if joint and rng.random() < joint else scene
+        act(found)
     return found
 
 

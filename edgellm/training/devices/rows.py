@@ -37,7 +37,9 @@ WANTED, LACKING, OTHER = "\x06", "\x05", "\x15"
 """What is learnt in place of a tool's number where it is declared: whether it is to be called,
 would be if nothing were missing, or neither. Which one it is would take long to find out from the
 calls alone. Nothing ever writes these bytes."""
-MARKS = (BEGIN, NEWEST, DECLARED, "\n")
+BREAK = "\t"
+"""Before each line of a declaration, and nowhere else: lines are counted by it."""
+MARKS = (BEGIN, NEWEST, DECLARED, BREAK)
 """What tells a prompt's parts: see `evidence.Marks`."""
 
 
@@ -52,9 +54,13 @@ class Mix:
     fewer: float = 0.0
     """Of the lessons' samples, the share that shows few tools besides those that are meant: short
     ones, from which arguments are learnt sooner."""
+    varied: float = 0.0
+    """Of the lessons' devices, the share that is in other words: see `variation`."""
+    joint: float = 0.0
+    """How often two commands are asked for, besides those of any lesson."""
 
 
-LESSONS = Mix(0.03, CATALOGUED)
+LESSONS = Mix(0.03, CATALOGUED, varied=0.4, joint=0.08)
 
 
 class Piece(NamedTuple):
@@ -113,9 +119,9 @@ def pieces(tools: Sequence[Tool], turns: Sequence[Turn]) -> list[Piece]:
         ]
         before = f"{END}\n"
         if tools and newest:
-            found.append(Piece(f"{before}{BEGIN}{DECLARED}\n"))
+            found.append(Piece(f"{before}{BEGIN}{DECLARED}{BREAK}"))
             for number, tool in enumerate(tools, 1):
-                after = END if number == len(tools) else "\n"
+                after = END if number == len(tools) else BREAK
                 found.append(Piece(line(tool)))
                 found.append(Piece(f"{number}{after}", _worth(tool, turn)))
             before = "\n"
@@ -196,7 +202,7 @@ def samples(
                 talk(made)
             found.append(pieces((), toolless(made.turns)[-2:]))
         else:
-            made = lesson(rng, 4, catalogued=mix.catalogued)
+            made = lesson(rng, 4, catalogued=mix.catalogued, varied=mix.varied, joint=mix.joint)
             for index, turn in enumerate(made.turns):
                 before = rng.choice((1, 1, 2, 3)) if turn.refers else rng.choice((0, 0, 0, 0, 1, 2))
                 turns = made.turns[max(0, index - before) : index + 1]
