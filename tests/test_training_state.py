@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("cpu")
 
 
 class Parts:
-    """What of a course is saved: one learnt matrix and its moments."""
+    """What of a course is saved: one learnt matrix, its moments, and what its rows have in common."""
 
     def __init__(self, seed: int, taken: int) -> None:
         from tinygrad import Tensor
@@ -30,12 +30,18 @@ class Parts:
         self.optimiser = SimpleNamespace(
             taken=taken, arrays=lambda: self.moments, restore=self._restore
         )
+        self.tied = {"tie taken": np.array([taken], np.float32), "tie mean": self.values["x"] + 3}
+        self.tie = SimpleNamespace(arrays=lambda: self.tied, restore=self._restore_tie)
         self.best = {name: values * 2 for name, values in self.values.items()}
         self.history = History([Step(1, 2.0, 1e-3, 64, 0.5)], [Look(0, 3.0)])
         self.restored: tuple[int, dict[str, np.ndarray]] | None = None
+        self.restored_tie: dict[str, np.ndarray] = {}
 
     def _restore(self, taken: int, moments: dict[str, np.ndarray]) -> None:
         self.restored = taken, moments
+
+    def _restore_tie(self, arrays: dict[str, np.ndarray]) -> None:
+        self.restored_tie = arrays
 
 
 def test_all_comes_back(tmp_path: Path) -> None:
@@ -49,6 +55,8 @@ def test_all_comes_back(tmp_path: Path) -> None:
     assert second.restored[0] == 7
     for name, values in first.moments.items():
         np.testing.assert_array_equal(second.restored[1][name], values)
+    for name, values in first.tied.items():
+        np.testing.assert_array_equal(second.restored_tie[name], values)
     np.testing.assert_array_equal(read(second.network.learnt["x"]), first.values["x"])
     np.testing.assert_array_equal(second.best["x"], first.best["x"])
     assert second.history == first.history
