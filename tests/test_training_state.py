@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("cpu")
 
 
 class Parts:
-    """What of a course is saved: one learnt matrix, its moments, and what its rows have in common."""
+    """What of a course is saved: one learnt matrix, its moments, what its rows have in common."""
 
     def __init__(self, seed: int, taken: int) -> None:
         from tinygrad import Tensor
